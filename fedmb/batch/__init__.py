@@ -1,0 +1,1 @@
+"""What a mini-batch is, and where one comes from."""

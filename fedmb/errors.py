@@ -1,0 +1,84 @@
+"""The errors fedmb raises.
+
+    FedmbError
+     ├─ SettingsError     a setting breaks a rule; raised at construction, never at round 40
+     ├─ DecodeError       bytes of a record are not what its codec promises
+     ├─ ShapeError        columns or arrays differ from the schema they must follow
+     ├─ NotEnoughData     a source or buffer holds fewer rows than were asked for
+     ├─ StaleUpdate       an update does not start where the model's ledger stands
+     ├─ VersionMismatch   two processes, or a file and its reader, speak different versions
+     ├─ CorruptLog        a log segment holds bytes that its checksum refutes
+     ├─ CorruptRing       a replay ring's file cannot be trusted
+     ├─ CorruptCheckpoint a checkpoint's bytes differ from its digest
+     └─ AlreadyOwned      another live process owns this log partition, ring or run directory
+
+Every message states the rule, the value that broke it and the way out.
+"""
+
+from __future__ import annotations
+
+
+class FedmbError(Exception):
+    """Root of every error that fedmb raises on purpose."""
+
+
+class SettingsError(FedmbError, ValueError):
+    """A setting breaks a rule.
+
+    Args:
+        message: rule, value and way out.
+        key: dotted name of the setting, where there is one.
+    """
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class DecodeError(FedmbError, ValueError):
+    """Bytes of a record are not what its codec promises; the record is set aside, never guessed."""
+
+
+class ShapeError(FedmbError, ValueError):
+    """Columns or arrays differ from the schema they must follow."""
+
+
+class NotEnoughData(FedmbError):  # noqa: N818  # the condition's name is the error's name, here and below
+    """A source or buffer holds fewer rows than were asked for."""
+
+
+class StaleUpdate(FedmbError):  # noqa: N818
+    """An update does not start where the model's ledger stands; it must be dropped."""
+
+
+class VersionMismatch(FedmbError):  # noqa: N818
+    """Two processes, or a file and its reader, speak different versions."""
+
+
+class CorruptLog(FedmbError):  # noqa: N818
+    """A log segment holds bytes that its checksum refutes.
+
+    Args:
+        message: what was found and where.
+        topic: topic of the damaged partition.
+        partition: its index.
+        offset: offset of the first record that cannot be trusted.
+    """
+
+    def __init__(self, message: str, *, topic: str, partition: int, offset: int) -> None:
+        super().__init__(message)
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+
+
+class CorruptRing(FedmbError):  # noqa: N818
+    """A replay ring's file cannot be trusted."""
+
+
+class CorruptCheckpoint(FedmbError):  # noqa: N818
+    """A checkpoint's bytes differ from its digest."""
+
+
+class AlreadyOwned(FedmbError):  # noqa: N818
+    """Another live process owns this log partition, ring or run directory."""

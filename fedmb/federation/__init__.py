@@ -1,0 +1,1 @@
+"""Messages, rounds, checkpoints: the Flower seam."""

@@ -1,0 +1,1 @@
+"""Records in, mini-batches out: logs, codecs, assembly, dead letters."""

@@ -1,0 +1,91 @@
+"""The seam between fedmb and anything that keeps records in order: topics, partitions, offsets, as in Kafka.
+
+A `Log` hands out writers and readers. A record is bytes plus headers; what the bytes mean is the codec's business.
+Offsets of a partition count records from 0 without gaps and are never reused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from fedmb.ledger import StreamPartition
+
+
+class Record(NamedTuple):
+    """One record as a reader found it."""
+
+    partition: StreamPartition
+    offset: int
+    timestamp_us: int
+    """Microseconds since the epoch at which the writer appended it."""
+    value: bytes | memoryview
+    """The payload; a view stays valid until the reader's next `poll`."""
+    headers: Mapping[str, bytes]
+
+
+class LogWriter(Protocol):
+    """Appends to one partition; a partition has one writer at a time."""
+
+    partition: StreamPartition
+
+    def append(self, value: bytes, headers: Mapping[str, bytes] | None = None) -> int:
+        """Add a record at the end and answer its offset; durable as far as the log's fsync policy says."""
+        ...
+
+    def flush(self) -> None:
+        """Make every record appended so far durable."""
+        ...
+
+    def close(self) -> None:
+        """Flush and give up the partition."""
+        ...
+
+
+class LogReader(Protocol):
+    """Reads some partitions of one topic, each from its own offset on."""
+
+    partitions: Sequence[StreamPartition]
+
+    def seek(self, partition: StreamPartition, offset: int) -> None:
+        """Let the next `poll` give `offset` first.
+
+        Raises:
+            ValueError: the partition is not assigned to this reader, or the offset is negative.
+        """
+        ...
+
+    def poll(self, timeout_seconds: float, max_records: int = 500) -> list[Record]:
+        """The next records, in offset order within each partition; empty when none came in time.
+
+        Raises:
+            CorruptLog: the next bytes fail their checksum and are not merely unfinished.
+        """
+        ...
+
+    def end_offsets(self) -> dict[StreamPartition, int]:
+        """Offset that the next record of each partition will get."""
+        ...
+
+    def close(self) -> None:
+        """Release files and connections."""
+        ...
+
+
+class Log(Protocol):
+    """A place that keeps topics."""
+
+    id: str
+    """Identity that travels in ledgers; two logs with the same id must hold the same records."""
+
+    def writer(self, topic: str, partition: int) -> LogWriter:
+        """The writer of a partition, which is made when it does not exist.
+
+        Raises:
+            AlreadyOwned: another live writer has it.
+        """
+        ...
+
+    def reader(self, topic: str, partitions: Sequence[int]) -> LogReader:
+        """A reader that starts at offset 0 of each partition; partitions may not exist yet."""
+        ...

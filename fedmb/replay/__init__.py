@@ -1,0 +1,1 @@
+"""Batches remembered: rings, samplers, and the blend of fresh and replayed rows."""

@@ -1,0 +1,1 @@
+"""Reference tasks on real or generated data."""

@@ -1,0 +1,1 @@
+"""The local step and what a client does in a round."""
