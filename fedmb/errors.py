@@ -10,6 +10,7 @@
      ├─ CorruptLog        a log segment holds bytes that its checksum refutes
      ├─ CorruptRing       a replay ring's file cannot be trusted
      ├─ CorruptCheckpoint a checkpoint's bytes differ from its digest
+     ├─ Diverged          a model's parameters or loss are no longer finite
      └─ AlreadyOwned      another live process owns this log partition, ring or run directory
 
 Every message states the rule, the value that broke it and the way out.
@@ -78,6 +79,10 @@ class CorruptRing(FedmbError):  # noqa: N818
 
 class CorruptCheckpoint(FedmbError):  # noqa: N818
     """A checkpoint's bytes differ from its digest."""
+
+
+class Diverged(FedmbError):  # noqa: N818
+    """A model's parameters or loss are no longer finite; such an update never leaves its client."""
 
 
 class AlreadyOwned(FedmbError):  # noqa: N818

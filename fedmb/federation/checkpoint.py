@@ -1,0 +1,146 @@
+"""One atomic file a generation: the model and everything that says what it has learnt.
+
+A file is a plain safetensors file named `round-000012-<digest>.safetensors`; the digest is the start of the SHA-256 of
+its bytes. It is written beside its place, synced, and renamed, so a kill leaves the old generations whole; a file whose
+digest does not fit is never loaded. Nothing in it depends on time or place: two runs that learnt the same have
+byte-identical files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from fedmb.errors import CorruptCheckpoint, VersionMismatch
+from fedmb.ledger import Ledger
+from fedmb.telemetry.run_directory import write_atomically
+from fedmb.update import Arrays
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+_NAME = re.compile(r"round-(\d{6,})-([0-9a-f]{16})\.safetensors")
+_KEPT = 2  # generations: one may be torn by the disk, the other was whole a round earlier
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """The global model with what it has learnt: everything that the next round depends on."""
+
+    version: int
+    """Rounds closed so far; 0 is the initial model."""
+    arrays: Arrays
+    ledger: Ledger = field(default_factory=Ledger)
+    """Up to where each stream partition was learnt."""
+    positions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Where each client's source stands, by client name."""
+    seed: int = 0
+    """Seed of the run; every random draw is keyed by it, so there is no other generator state."""
+
+
+def to_bytes(state: ServerState) -> bytes:
+    """The file's bytes; equal states give equal bytes."""
+    about = {
+        "format": FORMAT,
+        "version": state.version,
+        "seed": state.seed,
+        "ledger": state.ledger.to_json(),
+        "positions": {client: state.positions[client] for client in sorted(state.positions)},
+    }
+    # One metadata key only: safetensors writes several in an order that differs from process to process.
+    return save_safetensors(
+        {name: np.ascontiguousarray(array) for name, array in state.arrays.items()},
+        metadata={"fedmb": json.dumps(about, sort_keys=True)},
+    )
+
+
+def from_bytes(data: bytes) -> ServerState:
+    """Read `to_bytes` back.
+
+    Raises:
+        CorruptCheckpoint: the bytes are not such a file.
+        VersionMismatch: another format of fedmb wrote them.
+    """
+    try:
+        arrays = load_safetensors(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        about = json.loads(header["__metadata__"]["fedmb"])
+        if about["format"] != FORMAT:
+            raise VersionMismatch(
+                f"a checkpoint must have format {FORMAT}, got {about['format']}; read it with the fedmb that wrote it"
+            )
+        return ServerState(
+            version=about["version"],
+            arrays=arrays,
+            ledger=Ledger.from_json(about["ledger"]),
+            positions=about["positions"],
+            seed=about["seed"],
+        )
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CorruptCheckpoint(f"a checkpoint must be a fedmb safetensors file, got: {error}") from error
+
+
+def save(directory: Path, state: ServerState) -> Path:
+    """Write a generation durably and drop all but the newest two.
+
+    Raises:
+        OSError: the disk is full or fails; earlier generations stay whole.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    data = to_bytes(state)
+    path = directory / f"round-{state.version:06d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    write_atomically(path, data)
+    for _, old in generations(directory)[:-_KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def generations(directory: Path) -> list[tuple[int, Path]]:
+    """Version and path of each checkpoint in `directory`, oldest first."""
+    found = [(match, path) for path in directory.glob("round-*") if (match := _NAME.fullmatch(path.name))]
+    return sorted((int(match[1]), path) for match, path in found)
+
+
+def load(path: Path) -> ServerState:
+    """Read one checkpoint file.
+
+    Raises:
+        CorruptCheckpoint: its bytes do not have the digest in its name, or are no checkpoint.
+        VersionMismatch: another format of fedmb wrote it.
+    """
+    data = path.read_bytes()
+    match = _NAME.fullmatch(path.name)
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    if match and match[2] != digest:
+        raise CorruptCheckpoint(
+            f"a checkpoint's bytes must have the digest in its name, {path} has {digest}; use an older generation"
+        )
+    return from_bytes(data)
+
+
+def newest(directory: Path) -> ServerState | None:
+    """The newest whole checkpoint in `directory`; None when there is none.
+
+    Raises:
+        CorruptCheckpoint: checkpoints exist, and not one is whole.
+    """
+    found = generations(directory)
+    for version, path in reversed(found):
+        try:
+            return load(path)
+        except CorruptCheckpoint as error:
+            log.warning("checkpoint set aside version=%d path=%s reason=%s", version, path, error)
+    if found:
+        raise CorruptCheckpoint(f"one whole checkpoint is needed to resume, all {len(found)} in {directory} are damaged")
+    return None

@@ -1,0 +1,169 @@
+"""Rounds on Flower's public Grid.
+
+    while state.version < rounds.count:
+        wait until enough nodes are connected
+        messages = strategy.configure_train(...)       # any Flower strategy
+        cohort   = replies that fit the model and start at its ledger; the others are named and dropped
+        arrays   = strategy.aggregate_train(...)
+        state    = arrays + ledger advanced by the spans + positions of the clients
+        on_round(state, report)                        # checkpoint and telemetry
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Event
+
+import numpy as np
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from pydantic import Field
+
+from fedmb.errors import NotEnoughData
+from fedmb.federation.checkpoint import ServerState
+from fedmb.federation.cohort import Cohort, Collector, no_reason
+from fedmb.federation.wire import arrays_from_record, arrays_to_record, train_config
+from fedmb.section import Section
+from fedmb.telemetry.events import RoundReport
+from fedmb.update import Arrays, added, check_arrays
+
+_FRUITLESS_ROUNDS = 3  # in a row, before a run stops: a fault of all clients does not heal by itself
+
+
+class Rounds(Section):
+    """How many rounds there are and whom they wait for."""
+
+    count: int = Field(default=30, ge=1)
+    """Rounds until the run ends."""
+    min_clients: int = Field(default=1, ge=1)
+    """Nodes that must be connected before a round starts."""
+    fraction_train: float = Field(default=1.0, gt=0, le=1)
+    """Share of the connected nodes that train in a round."""
+    connect_seconds: float = Field(default=300.0, gt=0)
+    """How long a round waits for `min_clients` before the run fails."""
+    deadline_seconds: float = Field(default=600.0, gt=0)
+    """How long a round waits for replies; later ones are dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a server can see beside the replies; each part may be absent."""
+
+    score: Callable[[ServerState], Mapping[str, float]] | None = None
+    """Figures of a model on held-out rows."""
+    lag: Callable[[ServerState], int] | None = None
+    """Records that streams hold beyond a model's ledger."""
+    set_aside: Callable[[], int] | None = None
+    """Records that could not be decoded so far."""
+
+
+class RoundLoop:
+    """Runs rounds of one strategy on one grid, from any state on.
+
+    Args:
+        grid: Flower's grid, deployed or simulated.
+        strategy: any Flower strategy.
+        rounds: how many, and whom to wait for.
+        on_round: called with each new state and its report, before the next round starts.
+        watch: held-out scores, lag and rejected records, where the server can see them.
+        stop: set from outside to end after the current round.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        strategy: Strategy,
+        rounds: Rounds,
+        *,
+        on_round: Callable[[ServerState, RoundReport], None],
+        watch: Watch | None = None,
+        stop: Event | None = None,
+    ) -> None:
+        self.grid = grid
+        self.strategy = strategy
+        self.rounds = rounds
+        self.on_round = on_round
+        self.watch = watch or Watch()
+        self.stop = stop or Event()
+        self._collector = Collector(grid)
+
+    def run(self, state: ServerState) -> ServerState:
+        """Rounds from `state.version + 1` to the last; answers the final state.
+
+        Raises:
+            NotEnoughData: too few nodes connected in time, or three rounds in a row brought no usable reply.
+        """
+        fruitless = 0
+        while state.version < self.rounds.count and not self.stop.is_set():
+            started = time.monotonic()
+            self._collector.wait_for_nodes(self.rounds.min_clients, self.rounds.connect_seconds)
+            cohort = self._ask(state)
+            fruitless = 0 if cohort.accepted else fruitless + 1
+            if fruitless == _FRUITLESS_ROUNDS:
+                raise NotEnoughData(
+                    f"a round needs at least one usable reply, {fruitless} rounds in a row had none; last reasons: "
+                    f"{no_reason(cohort.rejected)}"
+                )
+            state = self._advanced(state, cohort)
+            self.on_round(state, self._report(state, cohort, time.monotonic() - started))
+        return state
+
+    def _ask(self, state: ServerState) -> Cohort:
+        messages = self.strategy.configure_train(
+            state.version + 1,
+            arrays_to_record(state.arrays),
+            train_config(state.version, state.positions),
+            self.grid,
+        )
+        return self._collector.collect(messages, state, self.rounds.deadline_seconds)
+
+    def _advanced(self, state: ServerState, cohort: Cohort) -> ServerState:
+        replies = cohort.in_order()
+        arrays = state.arrays
+        learnt = [reply.message for reply in replies if reply.update.weight > 0]
+        if learnt:
+            record, _ = self.strategy.aggregate_train(state.version + 1, learnt)
+            if record is not None:
+                arrays = in_dtypes_of(state.arrays, arrays_from_record(record))
+        positions, ledger = dict(state.positions), state.ledger
+        for reply in replies:
+            positions |= reply.update.positions
+            ledger = ledger.advanced(reply.update.spans)
+        return ServerState(state.version + 1, arrays, ledger, positions, state.seed)
+
+    def _report(self, state: ServerState, cohort: Cohort, seconds: float) -> RoundReport:
+        rows: dict[str, int] = {}
+        sums: dict[str, float] = {}
+        for reply in cohort.in_order():
+            rows = added(rows, reply.update.rows)
+            sums = added(sums, reply.update.sums)
+        units = sums.get("units", 0.0)
+        return RoundReport(
+            round=state.version,
+            seconds=seconds,
+            train_loss=sums.get("loss", math.nan) / units if units else math.nan,
+            scores=dict(self.watch.score(state)) if self.watch.score else {},
+            rows=rows,
+            lag=self.watch.lag(state) if self.watch.lag else None,
+            clients=len(cohort.accepted),
+            rejected=cohort.rejected,
+            set_aside=self.watch.set_aside() if self.watch.set_aside else 0,
+        )
+
+
+def in_dtypes_of(reference: Arrays, arrays: Arrays) -> Arrays:
+    """`arrays` in the dtypes of `reference`: Flower's own strategies turn integers into float64, which are rounded.
+
+    Raises:
+        ShapeError: names or shapes differ; the strategy broke the model.
+    """
+    check_arrays(arrays, reference)
+    converted = {}
+    for name, like in reference.items():
+        array = arrays[name]
+        whole = not np.issubdtype(like.dtype, np.floating) and np.issubdtype(array.dtype, np.floating)
+        converted[name] = (np.rint(array) if whole else array).astype(like.dtype, copy=False)
+    return converted

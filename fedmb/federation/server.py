@@ -1,0 +1,92 @@
+"""The server's half: a model, its rounds, its checkpoints and its telemetry."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from threading import Event
+
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedmb.batch.minibatch import Columns
+from fedmb.errors import SettingsError
+from fedmb.federation import checkpoint
+from fedmb.federation.checkpoint import ServerState
+from fedmb.federation.rounds import RoundLoop, Rounds, Watch
+from fedmb.telemetry.events import RoundReport, Sink
+from fedmb.telemetry.run_directory import RunDirectory
+from fedmb.training.evaluate import evaluate
+from fedmb.training.parameters import initial_arrays, load_arrays
+from fedmb.training.task import Task
+from fedmb.update import Arrays
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """Trains one task in one run directory; a new process on the same directory continues where the last one stopped.
+
+    Args:
+        task: what is learnt; the same class on server and clients.
+        rounds: how many rounds, and whom they wait for.
+        strategy: any Flower strategy.
+        run: the run directory, whose newest whole checkpoint is the start.
+        seed: seed of the run.
+
+    Raises:
+        SettingsError: the directory holds a run of another seed.
+        CorruptCheckpoint: it holds checkpoints, and none is whole.
+    """
+
+    def __init__(self, task: Task, rounds: Rounds, strategy: Strategy, run: RunDirectory, *, seed: int) -> None:
+        self.task = task
+        self.rounds = rounds
+        self.strategy = strategy
+        self.run_directory = run
+        found = checkpoint.newest(run.checkpoints)
+        if found is not None and found.seed != seed:
+            raise SettingsError(
+                f"a run keeps its seed, {run.path} was started with {found.seed}, got {seed}; use another run directory"
+            )
+        self.state = found or ServerState(version=0, arrays=initial_arrays(task, seed), seed=seed)
+
+    def train(
+        self, grid: Grid, *, sinks: Sequence[Sink] = (), watch: Watch | None = None, stop: Event | None = None
+    ) -> ServerState:
+        """Rounds until the last; every state is durable before its round is reported.
+
+        Raises:
+            NotEnoughData: clients are missing or fail round after round.
+            OSError: a checkpoint cannot be written; the one before it is whole.
+        """
+
+        def close_round(state: ServerState, report: RoundReport) -> None:
+            checkpoint.save(self.run_directory.checkpoints, state)
+            self.state = state
+            for sink in sinks:
+                sink.report(report)
+
+        loop = RoundLoop(grid, self.strategy, self.rounds, on_round=close_round, watch=watch, stop=stop)
+        return loop.run(self.state)
+
+
+def scorer(task: Task, groups: Mapping[str, Columns]) -> Callable[[ServerState], dict[str, float]]:
+    """A function that scores a state's model on each group of held-out rows.
+
+    The figures of group "" keep their names; those of a group "departed" are called "departed_accuracy" and so on.
+    """
+    model = task.build_model()
+
+    def score(state: ServerState) -> dict[str, float]:
+        return {
+            f"{group}_{name}" if group else name: value
+            for group, columns in groups.items()
+            for name, value in figures(state.arrays, columns).items()
+        }
+
+    def figures(arrays: Arrays, columns: Columns) -> dict[str, float]:
+        load_arrays(model, arrays)
+        return evaluate(task, model, columns)
+
+    return score

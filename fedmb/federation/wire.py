@@ -1,0 +1,165 @@
+"""Messages between server and clients, as Flower records.
+
+Server to client: ArrayRecord "arrays" (the global model) and ConfigRecord "config" (round, version, positions).
+Client to server: ArrayRecord "arrays" (the model after training), MetricRecord "metrics" (sums, with the weight as
+"num-examples") and ConfigRecord "update" (client, base version, spans, position, rows). Arrays and metrics have the
+names and meaning that Flower's own strategies expect, so each of them can aggregate our clients.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from fedmb import __version__
+from fedmb.errors import FedmbError, ShapeError, VersionMismatch
+from fedmb.ledger import spans_from_json, spans_to_json
+from fedmb.update import Arrays, Update, check_arrays
+
+ARRAYS, CONFIG, METRICS, UPDATE = "arrays", "config", "metrics", "update"
+WEIGHT = "num-examples"
+POSITIONS = "fedmb-positions"
+VERSION = "fedmb-version"
+BASE_VERSION = "fedmb-base-version"
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What a client is asked to do: train `arrays`, which are version `base_version` of the model."""
+
+    arrays: Arrays
+    base_version: int
+    positions: Mapping[str, Mapping[str, Any]]
+    """Where sources stand, by client name; a client that is not named starts at its beginning."""
+
+
+def arrays_to_record(arrays: Arrays) -> ArrayRecord:
+    """Flower's form of named arrays."""
+    return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
+
+
+def arrays_from_record(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Named arrays from Flower's form; nothing is unpickled.
+
+    Raises:
+        ShapeError: the bytes of an array cannot be read.
+    """
+    arrays = {}
+    for name, array in record.items():
+        try:
+            arrays[name] = array.numpy()
+        except Exception as error:
+            raise ShapeError(f"array {name!r} must be a readable npy block, got: {error}; reject the message") from error
+    return arrays
+
+
+def train_config(base_version: int, positions: Mapping[str, Mapping[str, Any]]) -> ConfigRecord:
+    """The config that goes with version `base_version` of the model."""
+    return ConfigRecord(
+        {VERSION: __version__, BASE_VERSION: base_version, POSITIONS: json.dumps(positions, sort_keys=True)}
+    )
+
+
+def read_instruction(message: Message) -> Instruction:
+    """What the server asks for.
+
+    Raises:
+        VersionMismatch: the server runs another fedmb.
+        ShapeError: a record is missing or of another form.
+    """
+    try:
+        config = message.content[CONFIG]
+        version = config[VERSION]
+        if version != __version__:
+            raise VersionMismatch(
+                f"server and client must run one fedmb, got {version} and {__version__}; install the server's version"
+            )
+        return Instruction(
+            arrays=arrays_from_record(message.content[ARRAYS]),
+            base_version=config[BASE_VERSION],
+            positions=json.loads(config[POSITIONS]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, FedmbError):
+            raise
+        raise ShapeError(f"an instruction must carry {ARRAYS!r} and {CONFIG!r} of fedmb, got: {error!r}") from error
+
+
+def update_to_record(update: Update, client: str) -> RecordDict:
+    """A client's reply."""
+    about = {
+        VERSION: __version__,
+        BASE_VERSION: update.base_version,
+        "client": client,
+        "position": json.dumps(update.positions[client], sort_keys=True),
+        "spans": json.dumps(spans_to_json(update.spans)),
+        "rows": json.dumps(update.rows),
+    }
+    return RecordDict(
+        {
+            ARRAYS: arrays_to_record(update.arrays),
+            METRICS: MetricRecord({WEIGHT: update.weight, **update.sums}),
+            UPDATE: ConfigRecord(about),
+        }
+    )
+
+
+def read_update(message: Message, reference: Arrays) -> Update:
+    """A client's update, checked against the model it must fit.
+
+    Raises:
+        VersionMismatch: the client runs another fedmb.
+        ShapeError: a record is missing, of another form, or does not fit the model, or a number is not finite.
+    """
+    try:
+        content = message.content
+        about, metrics = content[UPDATE], content[METRICS]
+        if about[VERSION] != __version__:
+            raise VersionMismatch(
+                f"server and client must run one fedmb, got {__version__} and {about[VERSION]}; install the server's"
+            )
+        update = Update(
+            arrays=arrays_from_record(content[ARRAYS]),
+            weight=float(metrics[WEIGHT]),
+            base_version=int(about[BASE_VERSION]),
+            positions={str(about["client"]): dict(json.loads(about["position"]))},
+            spans=spans_from_json(json.loads(about["spans"])),
+            sums={name: float(value) for name, value in metrics.items() if name != WEIGHT},
+            rows={str(origin): int(count) for origin, count in json.loads(about["rows"]).items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, FedmbError):
+            raise
+        raise ShapeError(f"a reply must carry {ARRAYS!r}, {METRICS!r} and {UPDATE!r} of fedmb, got: {error!r}") from error
+    check_arrays(update.arrays, reference)
+    _check_numbers(update, reference)
+    return update
+
+
+def _check_numbers(update: Update, reference: Arrays) -> None:
+    if not (math.isfinite(update.weight) and update.weight >= 0):
+        raise ShapeError(f"an update's weight must be finite and not negative, got {update.weight}")
+    for name, array in update.arrays.items():
+        if array.dtype != reference[name].dtype:
+            raise ShapeError(f"array {name!r} must have dtype {reference[name].dtype}, got {array.dtype}")
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise ShapeError(f"array {name!r} must be finite, got NaN or infinity")
+
+
+def sender(message: Message) -> str:
+    """Name of the client that sent a reply; empty when the reply names none."""
+    about = message.content.get(UPDATE) if message.has_content() else None
+    return str(about["client"]) if isinstance(about, ConfigRecord) and "client" in about else ""
+
+
+def node_of(message: Message) -> int:
+    """Id of the node that sent `message`."""
+    node: int = message.metadata.src_node_id
+    return node

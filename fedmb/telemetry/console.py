@@ -1,0 +1,88 @@
+"""Round reports on a terminal: a table that grows above a progress bar, or plain log lines where there is none."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from fedmb.telemetry.events import RoundReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+_COLUMNS: tuple[tuple[str, int, Callable[[RoundReport], str]], ...] = (
+    ("round", 5, lambda one: str(one.round)),
+    ("loss", 8, lambda one: f"{one.train_loss:.4f}"),
+    ("accuracy", 9, lambda one: figure(one, "accuracy")),
+    ("departed", 9, lambda one: figure(one, "departed_accuracy")),
+    ("rows/s", 9, lambda one: f"{one.rows_per_second:,.0f}"),
+    ("private", 8, lambda one: count(one, "private")),
+    ("stream", 8, lambda one: count(one, "stream")),
+    ("replay", 8, lambda one: count(one, "replay")),
+    ("lag", 6, lambda one: "-" if one.lag is None else str(one.lag)),
+)
+LEGEND = (
+    "loss: of each batch before it was learnt. accuracy: global model on held-out rows; departed: on the classes that "
+    "left the streams. private/stream/replay: rows learnt by origin. lag: records not yet learnt."
+)
+
+
+def figure(report: RoundReport, name: str) -> str:
+    """A held-out score, or a dash where it is absent."""
+    value = report.scores.get(name)
+    return "-" if value is None else f"{value:.4f}"
+
+
+def count(report: RoundReport, origin: str) -> str:
+    """Rows of one origin."""
+    return f"{report.rows.get(origin, 0):,}"
+
+
+class LiveTable:
+    """Prints one table row a round above a progress bar.
+
+    Args:
+        console: a rich console on a terminal.
+        total: rounds of the whole run.
+        done: rounds closed before, in a resumed run.
+    """
+
+    def __init__(self, console: Console, *, total: int, done: int = 0) -> None:
+        self._console = console
+        console.print(Text(LEGEND, style="dim"))
+        console.print(Text(" ".join(f"{name:>{width}}" for name, width, _ in _COLUMNS), style="bold"))
+        self._progress = Progress(
+            TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        )
+        self._task = self._progress.add_task("rounds", total=total, completed=done)
+        self._progress.start()
+
+    def report(self, report: RoundReport) -> None:
+        """Print the round."""
+        row = " ".join(f"{show(report):>{width}}" for _, width, show in _COLUMNS)
+        self._progress.console.print(Text(row), highlight=False)
+        for client, reason in report.rejected.items():
+            self._progress.console.print(Text(f"      {client} left out: {reason}", style="yellow"))
+        self._progress.update(self._task, completed=report.round)
+
+    def close(self) -> None:
+        """Take the progress bar down."""
+        self._progress.stop()
+
+
+class LogLines:
+    """One INFO line a round, for pipes and files."""
+
+    def report(self, report: RoundReport) -> None:
+        """Log the round."""
+        shown = " ".join(f"{name}={show(report).replace(',', '')}" for name, _, show in _COLUMNS)
+        log.info("round closed %s", shown)
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,86 @@
+"""What a user writes: a model, its loss for each example, its metrics."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from fedmb.batch.minibatch import Columns, MiniBatch, Schema
+from fedmb.errors import SettingsError
+
+Rows: TypeAlias = Mapping[str, Tensor]
+"""Columns of a mini-batch as tensors on the training device, first axis `(examples, ...)`."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A learning problem. fedmb weighs, sums and divides; a task never averages over examples."""
+
+    schema: Schema
+    """Columns that every mini-batch must have."""
+
+    def build_model(self) -> nn.Module:
+        """A fresh model; its random numbers come from torch's global generator, which the caller seeds."""
+        ...
+
+    def forward(self, model: nn.Module, rows: Rows) -> Any:  # noqa: ANN401  # whatever loss and metrics understand
+        """Run the model on `rows`; the outcome goes to `loss` and `metrics`."""
+        ...
+
+    def loss(self, outputs: Any, rows: Rows) -> Tensor:  # noqa: ANN401  # what forward returned
+        """Loss of each example, shape `(examples,)`, not averaged."""
+        ...
+
+    def metrics(self, outputs: Any, rows: Rows) -> Mapping[str, Tensor]:  # noqa: ANN401  # what forward returned
+        """Figures of each example, each of shape `(examples,)`; they are summed over units like the loss."""
+        ...
+
+
+@runtime_checkable
+class TaskWithData(Task, Protocol):
+    """A task that brings its rows, so that one machine can play every client."""
+
+    label: str
+    """Integer column by which shares are skewed and streams drift."""
+
+    def train_rows(self) -> Columns:
+        """All training rows."""
+        ...
+
+    def test_rows(self) -> Columns:
+        """Rows that no client sees; the global model is scored on them."""
+        ...
+
+
+def load_task(name: str) -> Task:
+    """The task that `name`, written `module:Class`, stands for.
+
+    Raises:
+        SettingsError: the module or class does not exist, or the class lacks a part of `Task`.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise SettingsError(f"a task is written module:Class, got {name!r}; for example fedmb.tasks.digits:Digits")
+    try:
+        task = getattr(importlib.import_module(module_name), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(
+            f"task {name!r} must be importable, got: {error}; run where its module can be found, or set PYTHONPATH"
+        ) from error
+    if not isinstance(task, Task):
+        wanted = ("schema", "build_model", "forward", "loss", "metrics")
+        missing = [part for part in wanted if not hasattr(task, part)]
+        raise SettingsError(f"task {name!r} must have {', '.join(wanted)}, lacks {missing}; see fedmb.training.task.Task")
+    return task
+
+
+def tensors(batch: MiniBatch, device: torch.device) -> dict[str, Tensor]:
+    """The batch's columns as tensors on `device`; on the CPU they share memory with writable arrays."""
+    return {
+        name: torch.from_numpy(array if array.flags.writeable else array.copy()).to(device, non_blocking=True)
+        for name, array in batch.columns.items()
+    }
