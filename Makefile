@@ -1,0 +1,74 @@
+# Needs Python 3.11 or newer, pip and make; everything else goes into .venv.
+# torch's wheel is large: 200 MB for CPU, several GB with CUDA (PyPI's default on Linux). The first install takes
+# minutes on a slow line. For the CPU build: make install PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DELETE_ON_ERROR:
+.PHONY: help install demo test lint types format wheel clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## make .venv with fedmb and its development tools
+
+demo: $(VENV)/.runtime ## train on this machine: one server, four clients (ARGS="--rounds 5")
+	@$(BIN)/fedmb simulate $(ARGS)
+
+test: install ## lint, types and tests
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: install ## ruff
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+types: install ## mypy, strict
+	@$(BIN)/mypy
+
+format: install ## put the code into ruff's form
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+wheel: install ## build dist/fedmb-*.whl
+	@$(BIN)/python -m build --wheel --no-isolation
+
+clean: ## remove what can be made again, .venv too
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Debian's python3 may lack ensurepip; then the system's pip fills the empty environment.
+$(BIN)/python:
+	@python=$$(for candidate in python3.13 python3.12 python3.11 python3; do \
+	    if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        command -v $$candidate; break; fi; done); \
+	if [ -z "$$python" ]; then \
+	    echo "error: fedmb needs Python 3.11 or newer, found none on PATH" >&2; \
+	    echo >&2; echo "hint: install python3.11 or newer, then run make again" >&2; exit 3; fi; \
+	echo "using $$python"; \
+	if ! $$python -m venv $(VENV) 2>/dev/null; then \
+	    rm -rf $(VENV); \
+	    $$python -m venv --without-pip $(VENV); \
+	    for pip in "$$python -m pip" "python3 -m pip" pip3 pip none; do \
+	        if $$pip --python $(BIN)/python install --quiet pip 2>/dev/null; then break; fi; done; \
+	    if [ "$$pip" = none ]; then \
+	        echo "error: $$python has neither ensurepip nor pip" >&2; \
+	        echo >&2; echo "hint: install python3-venv or python3-pip, then run make again" >&2; exit 4; fi; fi
+
+# Two stamps: the demo needs no development tools; installing those covers the demo.
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	@echo "installing fedmb (torch's wheel is large) ..."
+	@$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "installing fedmb and its development tools (torch's wheel is large) ..."
+	@$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $(VENV)/.runtime $@
