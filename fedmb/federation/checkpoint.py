@@ -60,7 +60,7 @@ def to_bytes(state: ServerState) -> bytes:
     }
     # One metadata key only: safetensors writes several in an order that differs from process to process.
     return save_safetensors(
-        {name: np.ascontiguousarray(array) for name, array in state.arrays.items()},
+        {name: np.asarray(array, order="C") for name, array in state.arrays.items()},
         metadata={"fedmb": json.dumps(about, sort_keys=True)},
     )
 

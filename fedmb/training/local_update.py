@@ -115,9 +115,10 @@ class LocalUpdate:
         self.client = client
         self.seed = seed
         self.device = device or torch.device("cpu")
-        self.model = task.build_model().to(self.device)
-        rows = training.epochs * source.examples_per_epoch
-        self._samples = min(training.samples, rows)
+        with torch.random.fork_rng(devices=[]):  # the model's first numbers are overwritten each round
+            self.model = task.build_model().to(self.device)
+        samples = min(training.samples, training.epochs * source.examples_per_epoch)
+        self._samples = samples if math.isinf(samples) else math.ceil(samples)
         if math.isinf(min(training.steps, self._samples, training.seconds)):
             raise ValueError(
                 f"client {client!r} learns from an endless stream, where epochs = {training.epochs} never end a round; "
@@ -165,7 +166,7 @@ class LocalUpdate:
             torch.manual_seed(torch_seed(self.seed, self.client, base_version, "train"))
             while learnt.steps < self.training.steps and rows_left > 0 and time.monotonic() < deadline:
                 try:
-                    batch = self.source.take(int(min(self.training.batch_size, math.ceil(rows_left))))
+                    batch = self.source.take(int(min(self.training.batch_size, rows_left)))
                 except NotEnoughData:
                     break
                 learnt.count(batch, step(batch))
