@@ -1,6 +1,6 @@
 # Needs Python 3.11 or newer, pip and make; everything else goes into .venv.
 # torch's wheel is large: 200 MB for CPU, several GB with CUDA (PyPI's default on Linux). The first install takes
-# minutes on a slow line. For the CPU build: make install PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# minutes on a slow line. For the CPU build set PIP_EXTRA_INDEX_URL to the CPU index that pytorch.org names.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
