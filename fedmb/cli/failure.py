@@ -77,5 +77,19 @@ def _say(message: str, code: ExitCode, notes: tuple[str, ...] | list[str] = ()) 
     return code
 
 
+def draining() -> threading.Event:
+    """An event that SIGTERM or Ctrl-C sets; a second signal ends the process at once."""
+    stop = threading.Event()
+
+    def drain(_number: int, _frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, drain)
+    return stop
+
+
 def _terminate(_number: int, _frame: object) -> NoReturn:
     raise SystemExit(ExitCode.TERMINATED)

@@ -1,0 +1,145 @@
+"""Where one client's mini-batches come from, chosen by a URL.
+
+    table:/data/ward.npz                   a private table at rest (.npz or .safetensors)
+    table:task?share=0&of=4                one label-skewed share of the task's own rows
+    file:///var/log/fedmb?topic=digits     a stream; its rows are blended with replayed ones
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import Field
+
+from fedmb.batch.files import load_table
+from fedmb.batch.minibatch import Columns, check_columns
+from fedmb.batch.sharding import dirichlet_shares
+from fedmb.batch.source import BatchSource
+from fedmb.batch.table import TableSource
+from fedmb.errors import SettingsError
+from fedmb.ingest.codec import Codec
+from fedmb.ingest.dead_letter import LogDeadLetters
+from fedmb.ingest.file_log import FileLog
+from fedmb.ingest.file_writer import FsyncPolicy
+from fedmb.ingest.json_codec import JsonCodec
+from fedmb.ingest.log_source import LogSource
+from fedmb.ingest.packed_codec import PackedCodec
+from fedmb.ingest.stream_url import StreamUrl, open_log
+from fedmb.replay.blend import Blend
+from fedmb.replay.ring import Ring
+from fedmb.replay.uniform import UniformReplay, capacity_for
+from fedmb.section import Section
+from fedmb.seeding import generator
+from fedmb.training.task import Task, TaskWithData
+
+_TABLE_KEYS = {"share", "of", "alpha"}
+
+
+class Streaming(Section):
+    """How a stream is cut into mini-batches."""
+
+    linger_seconds: float = Field(default=math.inf, ge=0)
+    """How long a batch that has rows waits for more; inf closes batches by count alone, the same in every run."""
+    patience_seconds: float = Field(default=60.0, gt=0)
+    """How long a silent stream is waited for before the client's round ends with what it has."""
+
+
+class Replaying(Section):
+    """How much of each batch of a streamed client is replayed, so that what left the stream is not forgotten."""
+
+    share: float = Field(default=0.5, ge=0, lt=1)
+    """Part of a batch that is drawn from remembered rows; 0 learns fresh rows only."""
+    window: int = Field(default=16384, ge=1)
+    """Rows that are remembered. Classes that left the stream longer ago than that are forgotten all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSource:
+    """A client's source, with the stream inside it where there is one."""
+
+    source: BatchSource
+    stream: LogSource | None = None
+
+
+def codecs(task: Task) -> Sequence[Codec]:
+    """The codecs of a task's records; records that name none are packed ones."""
+    return PackedCodec(task.schema), JsonCodec(task.schema)
+
+
+def open_source(
+    url: str,
+    task: Task,
+    *,
+    client: str,
+    seed: int,
+    state: Path,
+    streaming: Streaming,
+    replaying: Replaying,
+) -> ClientSource:
+    """The source that `url` names.
+
+    Args:
+        url: as in the module's head.
+        task: its schema is what rows must follow.
+        client: name of the client; keys the order of its rows and its replay draws.
+        seed: seed of the run.
+        state: the client's own directory, for its replay ring and dead letters.
+        streaming: how a stream is cut.
+        replaying: how much is replayed.
+
+    Raises:
+        SettingsError: the URL breaks a rule.
+        ShapeError: a table's columns are not the task's.
+        AlreadyOwned: another live process has the client's ring.
+    """
+    if url.startswith("table:"):
+        columns = table_columns(url, task, seed=seed)
+        check_columns(columns, task.schema)
+        return ClientSource(TableSource(columns, seed=seed, client=client))
+    named = StreamUrl.parse(url)
+    letters = FileLog.open(
+        state / "dead-letters", id=f"{client}-dead-letters", fsync=FsyncPolicy.always(), create=True
+    )
+    stream = LogSource(
+        open_log(named).reader(named.topic, named.partitions),
+        codecs(task),
+        dead_letters=LogDeadLetters(letters),
+        linger_seconds=streaming.linger_seconds,
+        patience_seconds=streaming.patience_seconds,
+    )
+    if replaying.share == 0:
+        return ClientSource(stream, stream)
+    ring = Ring.mapped(state / "replay.ring", task.schema, capacity_for(replaying.window))
+    replay = UniformReplay(ring, replaying.window, seed=seed, client=client)
+    return ClientSource(Blend(stream, replay, replaying.share), stream)
+
+
+def table_columns(url: str, task: Task, *, seed: int) -> Columns:
+    """Columns of a `table:` URL.
+
+    Raises:
+        SettingsError: the URL breaks a rule, or asks for rows of a task that has none.
+    """
+    parts = urlsplit(url)
+    if parts.path != "task":
+        return load_table(Path(unquote(parts.path)))
+    if not isinstance(task, TaskWithData):
+        raise SettingsError(
+            f"table:task needs a task that brings its rows, {type(task).__name__} does not; name a file: table:/data/x.npz"
+        )
+    query = dict(parse_qsl(parts.query))
+    try:
+        share, of, alpha = int(query.pop("share", "0")), int(query.pop("of", "1")), float(query.pop("alpha", "0.5"))
+    except ValueError as error:
+        raise SettingsError(f"share and of are whole numbers, alpha is a number, got {parts.query!r}") from error
+    if query or not 0 <= share < of:
+        raise SettingsError(
+            f"a share is written table:task?share=0&of=4 with {sorted(_TABLE_KEYS)}, 0 <= share < of, got {url!r}"
+        )
+    rows = task.train_rows()
+    index = dirichlet_shares(rows[task.label], of, alpha, generator(seed, "shares"))[share]
+    return {name: array.take(index, axis=0) for name, array in rows.items()}

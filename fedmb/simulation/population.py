@@ -1,0 +1,209 @@
+"""The clients of a simulation: private tables, drifting streams, and the feeders that fill them."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from pydantic import Field, model_validator
+
+from fedmb.batch.drift import DriftingRows, Phase
+from fedmb.batch.minibatch import Columns
+from fedmb.batch.sharding import dirichlet_shares
+from fedmb.batch.source import BatchSource
+from fedmb.batch.table import TableSource
+from fedmb.federation.client_source import Replaying, Streaming, codecs, open_source
+from fedmb.federation.rounds import Rounds
+from fedmb.ingest.file_log import FileLog
+from fedmb.ingest.file_writer import FsyncPolicy
+from fedmb.ingest.log_source import LogSource
+from fedmb.ingest.producer import Feeder
+from fedmb.section import Section
+from fedmb.seeding import generator
+from fedmb.training.local_update import LocalUpdate, Training
+from fedmb.training.task import TaskWithData
+
+TOPIC = "rows"
+
+
+class Private(Section):
+    """Clients whose rows lie in a private table."""
+
+    clients: int = Field(default=2, ge=0)
+    """How many there are."""
+    share: float = Field(default=0.1, gt=0, lt=1)
+    """Part of the training rows that lie in private tables; the others feed the streams."""
+    alpha: float = Field(default=0.5, gt=0)
+    """Dirichlet concentration of the label skew between tables; small is skewed, inf is even."""
+
+
+class Streamed(Section):
+    """Clients that learn from a stream whose label mix changes half-way."""
+
+    clients: int = Field(default=2, ge=0)
+    """How many there are."""
+    rows_per_second: float = Field(default=1600.0, gt=0)
+    """Pace of each stream's feeder; inf is as fast as it goes."""
+    rows_per_record: int = Field(default=8, ge=1)
+    """Rows that the feeder packs into one record."""
+    labels_before: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1)
+    """Labels in the stream until the drift."""
+    labels_after: tuple[int, ...] = Field(default=(5, 6, 7, 8, 9), min_length=1)
+    """Labels in the stream after it."""
+    drift_at: float = Field(default=0.5, ge=0, le=1)
+    """When the label mix changes, as a part of the rows that the run will use."""
+    lead_rows: int = Field(default=8192, ge=1)
+    """Rows that a feeder runs ahead of its client at most, so that a slow machine does not fill its disk."""
+
+
+class Simulation(Section):
+    """Everything that `fedmb simulate` can be told."""
+
+    seed: int = Field(default=0, ge=0)
+    """Every random draw of the run follows from it."""
+    task: str = "fedmb.tasks.digits:Digits"
+    """What is learnt, written module:Class; the class brings its rows (fedmb.training.task.TaskWithData)."""
+    threads: int = Field(default=1, ge=1)
+    """Threads of torch; with another number the last bits of a result may differ."""
+    rounds: Rounds = Rounds(count=30)
+    training: Training = Training(batch_size=32, steps=20, learning_rate=0.2)
+    private: Private = Private()
+    streamed: Streamed = Streamed()
+    streaming: Streaming = Streaming()
+    replay: Replaying = Replaying()
+
+    @model_validator(mode="after")
+    def _some_client(self) -> Simulation:
+        if self.private.clients + self.streamed.clients == 0:
+            raise ValueError("a simulation needs a client, got private.clients = 0 and streamed.clients = 0; set one")
+        if math.isinf(self.training.steps) and self.streamed.clients:
+            raise ValueError("streamed clients need training.steps, which says when the stream drifts; set it")
+        return self
+
+    def drift_record(self) -> int:
+        """Number of the record with which the label mix changes."""
+        replayed = round(self.training.batch_size * self.replay.share)
+        fresh_rows = self.rounds.count * self.training.steps * (self.training.batch_size - replayed)
+        return max(1, round(fresh_rows * self.streamed.drift_at / self.streamed.rows_per_record))
+
+
+class Population:
+    """All clients of one simulation, in this process, with their state under one directory.
+
+    Args:
+        settings: how many clients of which kind.
+        task: brings the rows.
+        state: directory of the logs, rings and dead letters.
+    """
+
+    def __init__(self, settings: Simulation, task: TaskWithData, state: Path) -> None:
+        self.settings = settings
+        self.task = task
+        self.trainers: dict[str, LocalUpdate] = {}
+        self._streams: list[LogSource] = []
+        self._feeders: list[Feeder] = []
+        tables, pools = self._divided()
+        for number, columns in enumerate(tables):
+            name = f"private-{number}"
+            self._add(name, TableSource(columns, seed=settings.seed, client=name))
+        for number, columns in enumerate(pools):
+            self._add_streamed(f"stream-{number}", columns, state)
+
+    def _divided(self) -> tuple[list[Columns], list[Columns]]:
+        """Rows of each private table, label-skewed, and the rows that each stream draws from; no row is in two."""
+        rows = self.task.train_rows()
+        labels = rows[self.task.label]
+        private, streamed = self.settings.private, self.settings.streamed
+        cut = round(len(labels) * private.share) if streamed.clients else len(labels)
+        tables: list[Columns] = []
+        if private.clients:
+            random = generator(self.settings.seed, "shares")
+            for index in dirichlet_shares(labels[:cut], private.clients, private.alpha, random):
+                tables.append({name: array[index] for name, array in rows.items()})
+        pools: list[Columns] = [
+            {name: array[cut + number :: streamed.clients] for name, array in rows.items()}
+            for number in range(streamed.clients)
+        ]
+        return tables, pools
+
+    def _add(self, name: str, source: BatchSource) -> None:
+        training, seed = self.settings.training, self.settings.seed
+        self.trainers[name] = LocalUpdate(self.task, source, training, client=name, seed=seed)
+
+    def _add_streamed(self, name: str, pool: Columns, state: Path) -> None:
+        settings, streamed = self.settings, self.settings.streamed
+        # An id of its own makes ledgers of two runs of one seed equal; nothing needs fsync, since a feeder would
+        # write a lost record again, bit for bit.
+        log = FileLog.open(state / name / "log", id=name, fsync=FsyncPolicy.never(), create=True)
+        opened = open_source(
+            f"file:{quote(str(log.path))}?topic={TOPIC}",
+            self.task,
+            client=name,
+            seed=settings.seed,
+            state=state / name,
+            streaming=settings.streaming,
+            replaying=settings.replay,
+        )
+        stream = opened.stream
+        assert stream is not None, "a file: URL opens a stream"
+        drifting = DriftingRows(
+            pool,
+            label=self.task.label,
+            phases=[Phase(0, streamed.labels_before), Phase(settings.drift_record(), streamed.labels_after)],
+            rows_per_record=streamed.rows_per_record,
+            seed=settings.seed,
+            stream=name,
+        )
+        feeder = Feeder(
+            log,
+            TOPIC,
+            records=drifting,
+            codec=codecs(self.task)[0],
+            rows_per_second=streamed.rows_per_second,
+            lead_records=max(1, streamed.lead_rows // streamed.rows_per_record),
+            consumed=lambda: taken_records(stream),
+        )
+        self._add(name, opened.source)
+        self._streams.append(stream)
+        self._feeders.append(feeder)
+
+    def lag(self) -> int:
+        """Records that the streams hold beyond what was learnt."""
+        return sum(sum(stream.lag().values()) for stream in self._streams)
+
+    def set_aside(self) -> int:
+        """Records that could not be decoded."""
+        return sum(stream.statistics().rejected for stream in self._streams)
+
+    @contextmanager
+    def feeding(self) -> Iterator[None]:
+        """Feeders run, each in a thread of its own, while the body does.
+
+        Raises:
+            FedmbError: a feeder failed; told once the body is over.
+        """
+        stop = threading.Event()
+        with ThreadPoolExecutor(max_workers=max(1, len(self._feeders)), thread_name_prefix="feeder") as pool:
+            running = [pool.submit(feeder.run, stop) for feeder in self._feeders]
+            try:
+                yield
+            finally:
+                stop.set()
+        for feeder in running:
+            feeder.result()
+
+    def close(self) -> None:
+        """Close every source."""
+        for trainer in self.trainers.values():
+            trainer.source.close()
+
+
+def taken_records(stream: LogSource) -> int:
+    """Offset of the next record that a stream of one partition has not used."""
+    ledger: dict[str, list[int]] = stream.position()["ledger"]
+    return max(position[0] for position in ledger.values())

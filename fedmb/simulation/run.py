@@ -1,0 +1,82 @@
+"""A whole federation in one process: the same server and clients as deployed, on an in-process grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from threading import Event
+
+import numpy as np
+import torch
+
+from fedmb.batch.minibatch import Columns
+from fedmb.errors import SettingsError
+from fedmb.federation.checkpoint import ServerState
+from fedmb.federation.client import client_app
+from fedmb.federation.rounds import Watch
+from fedmb.federation.server import Server, scorer
+from fedmb.federation.strategy import MiniBatchFedAvg
+from fedmb.simulation.grid import InProcessGrid
+from fedmb.simulation.population import Population, Simulation
+from fedmb.telemetry.events import Sink
+from fedmb.telemetry.run_directory import RunDirectory
+from fedmb.training.task import TaskWithData, load_task
+
+FIRST_NODE_ID = 2  # 1 is the server's, as on a SuperLink
+
+
+def simulate(
+    settings: Simulation,
+    run: RunDirectory,
+    *,
+    sinks: Callable[[int], Sequence[Sink]] = lambda _: (),
+    stop: Event | None = None,
+) -> ServerState:
+    """Train until the last round, from the newest checkpoint in `run` on; answers the final state.
+
+    Killed at any moment and called again on the same directory, it ends with the same bits: the state depends on the
+    settings alone, never on timing.
+
+    Args:
+        settings: the whole simulation.
+        run: its directory.
+        sinks: makes the receivers of round reports, given the number of rounds that are closed already.
+        stop: set from outside to end after the current round.
+
+    Raises:
+        SettingsError: the task brings no rows, or the directory holds another run.
+    """
+    task = load_task(settings.task)
+    if not isinstance(task, TaskWithData):
+        raise SettingsError(
+            f"a simulated task brings its rows, {settings.task} lacks train_rows, test_rows or label; add them",
+            key="task",
+        )
+    torch.set_num_threads(settings.threads)
+    torch.use_deterministic_algorithms(mode=True)
+    strategy = MiniBatchFedAvg(fraction_train=settings.rounds.fraction_train, seed=settings.seed)
+    server = Server(task, settings.rounds, strategy, run, seed=settings.seed)
+    population = Population(settings, task, run.state)
+    app = client_app(lambda context: population.trainers[str(context.node_config["client"])])
+    grid = InProcessGrid(
+        app, {FIRST_NODE_ID + number: {"client": name} for number, name in enumerate(population.trainers)}
+    )
+    watch = Watch(scorer(task, held_out(settings, task)), lambda _: population.lag(), population.set_aside)
+    opened = sinks(server.state.version)
+    try:
+        with population.feeding():
+            return server.train(grid, sinks=opened, watch=watch, stop=stop)
+    finally:
+        population.close()
+        for sink in opened:
+            sink.close()
+
+
+def held_out(settings: Simulation, task: TaskWithData) -> Mapping[str, Columns]:
+    """The test rows, and among them those of the labels that leave the streams."""
+    rows = task.test_rows()
+    departed = sorted(set(settings.streamed.labels_before) - set(settings.streamed.labels_after))
+    groups: dict[str, Columns] = {"": rows}
+    index = np.flatnonzero(np.isin(rows[task.label], departed))
+    if settings.streamed.clients and len(index):
+        groups["departed"] = {name: array[index] for name, array in rows.items()}
+    return groups
