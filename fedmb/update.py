@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmb.errors import ShapeError, StaleUpdate
-from fedmb.ledger import Spans
+
+if TYPE_CHECKING:
+    from fedmb.ledger import Spans
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 """Named parameters and buffers of a model, as NumPy arrays."""
@@ -72,7 +74,9 @@ class Update:
         twice = sorted(self.positions.keys() & other.positions.keys())
         twice += sorted(str(partition) for partition in self.spans.keys() & other.spans.keys())
         if twice:
-            raise StaleUpdate(f"a client or stream partition counts once in a round, got {twice} twice; drop one update")
+            raise StaleUpdate(
+                f"a client or stream partition counts once in a round, got {twice} twice; drop one update"
+            )
         return Update(
             arrays=merged(self.arrays, self.weight, other.arrays, other.weight),
             weight=self.weight + other.weight,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from fedmb.errors import NotEnoughData
 from fedmb.update import Arrays, check_arrays
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _BLOCK = 1 << 15  # elements: scratch stays at 256 KiB however large a tensor is, at the speed of whole tensors
 

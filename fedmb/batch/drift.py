@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fedmb.batch.minibatch import Columns
 from fedmb.errors import SettingsError
 from fedmb.seeding import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from fedmb.batch.minibatch import Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +71,7 @@ class DriftingRows:
         random = generator(self._seed, self._stream, record, "drifting rows")
         labels = self.phase_of(record).labels
         drawn = [self._by_label[labels[pick]] for pick in random.integers(len(labels), size=self.rows_per_record)]
-        index = np.array([rows[int(place * len(rows))] for rows, place in zip(drawn, random.random(len(drawn)), strict=True)])
+        index = np.array(
+            [rows[int(place * len(rows))] for rows, place in zip(drawn, random.random(len(drawn)), strict=True)]
+        )
         return {name: array.take(index, axis=0) for name, array in self.columns.items()}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from fedmb.telemetry.events import Sink
 
 
 def simulate(
@@ -51,7 +54,6 @@ def simulate(
     from fedmb.simulation.run import simulate as run_simulation
     from fedmb.simulation.summary import summary
     from fedmb.telemetry.console import LiveTable, LogLines
-    from fedmb.telemetry.events import Sink
     from fedmb.telemetry.sinks import JsonLines, TensorBoard
 
     console = Console(stderr=True)

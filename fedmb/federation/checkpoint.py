@@ -12,10 +12,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -25,7 +23,12 @@ from safetensors.numpy import save as save_safetensors
 from fedmb.errors import CorruptCheckpoint, VersionMismatch
 from fedmb.ledger import Ledger
 from fedmb.telemetry.run_directory import write_atomically
-from fedmb.update import Arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from fedmb.update import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -142,5 +145,7 @@ def newest(directory: Path) -> ServerState | None:
         except CorruptCheckpoint as error:
             log.warning("checkpoint set aside version=%d path=%s reason=%s", version, path, error)
     if found:
-        raise CorruptCheckpoint(f"one whole checkpoint is needed to resume, all {len(found)} in {directory} are damaged")
+        raise CorruptCheckpoint(
+            f"one whole checkpoint is needed to resume, all {len(found)} in {directory} are damaged"
+        )
     return None

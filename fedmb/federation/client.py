@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from fedmb.errors import FedmbError
 from fedmb.federation.wire import read_instruction, update_to_record
-from fedmb.training.local_update import LocalUpdate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fedmb.training.local_update import LocalUpdate
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ def client_app(trainer_of: Callable[[Context], LocalUpdate]) -> ClientApp:
     """A Flower ClientApp whose training is done by whatever `trainer_of` finds for a context."""
     app = ClientApp()
 
-    @app.train()  # type: ignore[untyped-decorator]  # Flower leaves its decorators untyped
+    @app.train()
     def train(message: Message, context: Context) -> Message:
         return reply_to(message, trainer_of(context))
 

@@ -1,16 +1,16 @@
 """Where one client's mini-batches come from, chosen by a URL.
 
-    table:/data/ward.npz                   a private table at rest (.npz or .safetensors)
-    table:task?share=0&of=4                one label-skewed share of the task's own rows
-    file:///var/log/fedmb?topic=digits     a stream; its rows are blended with replayed ones
+table:/data/ward.npz                   a private table at rest (.npz or .safetensors)
+table:task?share=0&of=4                one label-skewed share of the task's own rows
+file:///var/log/fedmb?topic=digits     a stream; its rows are blended with replayed ones
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field
@@ -18,10 +18,8 @@ from pydantic import Field
 from fedmb.batch.files import load_table
 from fedmb.batch.minibatch import Columns, check_columns
 from fedmb.batch.sharding import dirichlet_shares
-from fedmb.batch.source import BatchSource
 from fedmb.batch.table import TableSource
 from fedmb.errors import SettingsError
-from fedmb.ingest.codec import Codec
 from fedmb.ingest.dead_letter import LogDeadLetters
 from fedmb.ingest.file_log import FileLog
 from fedmb.ingest.file_writer import FsyncPolicy
@@ -35,6 +33,12 @@ from fedmb.replay.uniform import UniformReplay, capacity_for
 from fedmb.section import Section
 from fedmb.seeding import generator
 from fedmb.training.task import Task, TaskWithData
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fedmb.batch.source import BatchSource
+    from fedmb.ingest.codec import Codec
 
 _TABLE_KEYS = {"share", "of", "alpha"}
 
@@ -101,9 +105,7 @@ def open_source(
         check_columns(columns, task.schema)
         return ClientSource(TableSource(columns, seed=seed, client=client))
     named = StreamUrl.parse(url)
-    letters = FileLog.open(
-        state / "dead-letters", id=f"{client}-dead-letters", fsync=FsyncPolicy.always(), create=True
-    )
+    letters = FileLog.open(state / "dead-letters", id=f"{client}-dead-letters", fsync=FsyncPolicy.always(), create=True)
     stream = LogSource(
         open_log(named).reader(named.topic, named.partitions),
         codecs(task),
@@ -129,7 +131,8 @@ def table_columns(url: str, task: Task, *, seed: int) -> Columns:
         return load_table(Path(unquote(parts.path)))
     if not isinstance(task, TaskWithData):
         raise SettingsError(
-            f"table:task needs a task that brings its rows, {type(task).__name__} does not; name a file: table:/data/x.npz"
+            f"table:task needs a task that brings its rows, {type(task).__name__} does not; "
+            "name a file, like table:/data/ward.npz"
         )
     query = dict(parse_qsl(parts.query))
     try:

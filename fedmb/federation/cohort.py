@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.serverapp import Grid
 
 from fedmb.errors import FedmbError, NotEnoughData, StaleUpdate
-from fedmb.federation.checkpoint import ServerState
 from fedmb.federation.wire import CONFIG, node_of, read_update, sender, train_config
-from fedmb.ledger import Ledger
-from fedmb.update import Update
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from flwr.serverapp import Grid
+
+    from fedmb.federation.checkpoint import ServerState
+    from fedmb.ledger import Ledger
+    from fedmb.update import Update
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +115,9 @@ def admitted(message: Message, state: ServerState, ledger: Ledger, cohort: Cohor
         )
     twice = [client for client in update.clients if client in cohort.accepted]
     if twice:
-        raise StaleUpdate(f"a client counts once in a round, {twice[0]!r} is in already; give every client a name of its own")
+        raise StaleUpdate(
+            f"a client counts once in a round, {twice[0]!r} is in already; give every client a name of its own"
+        )
     ledger.advanced(update.spans)
     return update
 

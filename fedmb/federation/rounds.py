@@ -1,25 +1,23 @@
 """Rounds on Flower's public Grid.
 
-    while state.version < rounds.count:
-        wait until enough nodes are connected
-        messages = strategy.configure_train(...)       # any Flower strategy
-        cohort   = replies that fit the model and start at its ledger; the others are named and dropped
-        arrays   = strategy.aggregate_train(...)
-        state    = arrays + ledger advanced by the spans + positions of the clients
-        on_round(state, report)                        # checkpoint and telemetry
+while state.version < rounds.count:
+    wait until enough nodes are connected
+    messages = strategy.configure_train(...)       # any Flower strategy
+    cohort   = replies that fit the model and start at its ledger; the others are named and dropped
+    arrays   = strategy.aggregate_train(...)
+    state    = arrays + ledger advanced by the spans + positions of the clients
+    on_round(state, report)                        # checkpoint and telemetry
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event
+from typing import TYPE_CHECKING
 
 import numpy as np
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 from pydantic import Field
 
 from fedmb.errors import NotEnoughData
@@ -29,6 +27,12 @@ from fedmb.federation.wire import arrays_from_record, arrays_to_record, train_co
 from fedmb.section import Section
 from fedmb.telemetry.events import RoundReport
 from fedmb.update import Arrays, added, check_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flwr.serverapp import Grid
+    from flwr.serverapp.strategy import Strategy
 
 _FRUITLESS_ROUNDS = 3  # in a row, before a run stops: a fault of all clients does not heal by itself
 

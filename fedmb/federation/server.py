@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from threading import Event
+from typing import TYPE_CHECKING
 
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
-
-from fedmb.batch.minibatch import Columns
 from fedmb.errors import SettingsError
 from fedmb.federation import checkpoint
 from fedmb.federation.checkpoint import ServerState
 from fedmb.federation.rounds import RoundLoop, Rounds, Watch
-from fedmb.telemetry.events import RoundReport, Sink
-from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.training.evaluate import evaluate
 from fedmb.training.parameters import initial_arrays, load_arrays
-from fedmb.training.task import Task
-from fedmb.update import Arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from threading import Event
+
+    from flwr.serverapp import Grid
+    from flwr.serverapp.strategy import Strategy
+
+    from fedmb.batch.minibatch import Columns
+    from fedmb.telemetry.events import RoundReport, Sink
+    from fedmb.telemetry.run_directory import RunDirectory
+    from fedmb.training.task import Task
+    from fedmb.update import Arrays
 
 log = logging.getLogger(__name__)
 

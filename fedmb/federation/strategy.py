@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
-from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedmb.aggregation.average import RunningAverage
@@ -16,13 +15,18 @@ from fedmb.federation.wire import (
     ARRAYS,
     CONFIG,
     METRICS,
-    WEIGHT,
     arrays_from_record,
     arrays_to_record,
     node_of,
     sender,
+    weight_of,
 )
 from fedmb.seeding import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flwr.serverapp import Grid
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +75,14 @@ class MiniBatchFedAvg(Strategy):
         sums: dict[str, float] = {}
         usable = [reply for reply in replies if reply.has_content()]
         for reply in sorted(usable, key=lambda one: (sender(one), node_of(one))):
-            metrics = reply.content[METRICS]
-            average.add(arrays_from_record(reply.content[ARRAYS]), float(metrics[WEIGHT]))
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+            average.add(arrays_from_record(reply.content.array_records[ARRAYS]), weight_of(reply))
+            for name, value in reply.content.metric_records[METRICS].items():
+                if isinstance(value, int | float):
+                    sums[name] = sums.get(name, 0.0) + value
         if average.weight == 0:
             log.info("nothing aggregated round=%d replies=%d", server_round, average.count)
             return None, None
-        return arrays_to_record(average.result()), MetricRecord(sums)
+        return arrays_to_record(average.result()), MetricRecord({**sums})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from numpy.typing import NDArray
 
 from fedmb import __version__
 from fedmb.errors import FedmbError, ShapeError, VersionMismatch
 from fedmb.ledger import spans_from_json, spans_to_json
 from fedmb.update import Arrays, Update, check_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from flwr.app.typing import ConfigRecordValues
+    from numpy.typing import NDArray
 
 ARRAYS, CONFIG, METRICS, UPDATE = "arrays", "config", "metrics", "update"
 WEIGHT = "num-examples"
@@ -56,7 +61,9 @@ def arrays_from_record(record: ArrayRecord) -> dict[str, NDArray[Any]]:
         try:
             arrays[name] = array.numpy()
         except Exception as error:
-            raise ShapeError(f"array {name!r} must be a readable npy block, got: {error}; reject the message") from error
+            raise ShapeError(
+                f"array {name!r} must be a readable npy block, got: {error}; reject the message"
+            ) from error
     return arrays
 
 
@@ -74,27 +81,19 @@ def read_instruction(message: Message) -> Instruction:
         VersionMismatch: the server runs another fedmb.
         ShapeError: a record is missing or of another form.
     """
-    try:
-        config = message.content[CONFIG]
-        version = config[VERSION]
-        if version != __version__:
-            raise VersionMismatch(
-                f"server and client must run one fedmb, got {version} and {__version__}; install the server's version"
-            )
+    with _refusing("an instruction", (ARRAYS, CONFIG)):
+        config = message.content.config_records[CONFIG]
+        _check_version(_text(config, VERSION))
         return Instruction(
-            arrays=arrays_from_record(message.content[ARRAYS]),
-            base_version=config[BASE_VERSION],
-            positions=json.loads(config[POSITIONS]),
+            arrays=arrays_from_record(message.content.array_records[ARRAYS]),
+            base_version=_whole(config, BASE_VERSION),
+            positions=json.loads(_text(config, POSITIONS)),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, FedmbError):
-            raise
-        raise ShapeError(f"an instruction must carry {ARRAYS!r} and {CONFIG!r} of fedmb, got: {error!r}") from error
 
 
 def update_to_record(update: Update, client: str) -> RecordDict:
     """A client's reply."""
-    about = {
+    about: dict[str, ConfigRecordValues] = {
         VERSION: __version__,
         BASE_VERSION: update.base_version,
         "client": client,
@@ -118,26 +117,19 @@ def read_update(message: Message, reference: Arrays) -> Update:
         VersionMismatch: the client runs another fedmb.
         ShapeError: a record is missing, of another form, or does not fit the model, or a number is not finite.
     """
-    try:
-        content = message.content
-        about, metrics = content[UPDATE], content[METRICS]
-        if about[VERSION] != __version__:
-            raise VersionMismatch(
-                f"server and client must run one fedmb, got {__version__} and {about[VERSION]}; install the server's"
-            )
+    with _refusing("a reply", (ARRAYS, METRICS, UPDATE)):
+        about = message.content.config_records[UPDATE]
+        metrics = message.content.metric_records[METRICS]
+        _check_version(_text(about, VERSION))
         update = Update(
-            arrays=arrays_from_record(content[ARRAYS]),
-            weight=float(metrics[WEIGHT]),
-            base_version=int(about[BASE_VERSION]),
-            positions={str(about["client"]): dict(json.loads(about["position"]))},
-            spans=spans_from_json(json.loads(about["spans"])),
-            sums={name: float(value) for name, value in metrics.items() if name != WEIGHT},
-            rows={str(origin): int(count) for origin, count in json.loads(about["rows"]).items()},
+            arrays=arrays_from_record(message.content.array_records[ARRAYS]),
+            weight=_number(metrics, WEIGHT),
+            base_version=_whole(about, BASE_VERSION),
+            positions={_text(about, "client"): dict(json.loads(_text(about, "position")))},
+            spans=spans_from_json(json.loads(_text(about, "spans"))),
+            sums={name: _number(metrics, name) for name in metrics if name != WEIGHT},
+            rows={str(origin): int(count) for origin, count in json.loads(_text(about, "rows")).items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, FedmbError):
-            raise
-        raise ShapeError(f"a reply must carry {ARRAYS!r}, {METRICS!r} and {UPDATE!r} of fedmb, got: {error!r}") from error
     check_arrays(update.arrays, reference)
     _check_numbers(update, reference)
     return update
@@ -153,13 +145,58 @@ def _check_numbers(update: Update, reference: Arrays) -> None:
             raise ShapeError(f"array {name!r} must be finite, got NaN or infinity")
 
 
+def weight_of(message: Message) -> float:
+    """Weight of a reply in the mean."""
+    return _number(message.content.metric_records[METRICS], WEIGHT)
+
+
 def sender(message: Message) -> str:
     """Name of the client that sent a reply; empty when the reply names none."""
-    about = message.content.get(UPDATE) if message.has_content() else None
-    return str(about["client"]) if isinstance(about, ConfigRecord) and "client" in about else ""
+    about = message.content.config_records.get(UPDATE) if message.has_content() else None
+    return str(about.get("client", "")) if about is not None else ""
 
 
 def node_of(message: Message) -> int:
     """Id of the node that sent `message`."""
     node: int = message.metadata.src_node_id
     return node
+
+
+@contextmanager
+def _refusing(what: str, records: tuple[str, ...]) -> Iterator[None]:
+    """Turn whatever a malformed message makes Python raise into one ShapeError."""
+    try:
+        yield
+    except FedmbError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ShapeError(f"{what} must carry the records {records} in fedmb's form, got: {error!r}") from error
+
+
+def _check_version(version: str) -> None:
+    if version != __version__:
+        raise VersionMismatch(
+            f"server and client must run one fedmb, got {version} there and {__version__} here; "
+            "install the server's version on the client"
+        )
+
+
+def _text(record: ConfigRecord, key: str) -> str:
+    value = record[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} must be text, got {type(value).__name__}")
+    return value
+
+
+def _whole(record: ConfigRecord, key: str) -> int:
+    value = record[key]
+    if type(value) is not int:
+        raise TypeError(f"{key} must be a whole number, got {type(value).__name__}")
+    return value
+
+
+def _number(record: MetricRecord, key: str) -> float:
+    value = record[key]
+    if not isinstance(value, int | float):
+        raise TypeError(f"{key} must be a number, got {type(value).__name__}")
+    return float(value)

@@ -6,15 +6,18 @@ This is the one module that touches Flower's private task identity, which `Messa
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmb.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from flwr.clientapp import ClientApp
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +59,11 @@ class InProcessGrid(Grid):
         TaskIdentity.task_id = _RUN_ID
         TaskIdentity.node_id = _SERVER_NODE_ID
 
-    def set_run(self, run: Any) -> None:  # noqa: ANN401  # Flower's private Run
+    def set_run(self, run: Any) -> None:  # Flower's private Run
         """Nothing to set: there is one run, this one."""
 
     @property
-    def run(self) -> Any:  # noqa: ANN401  # Flower's private Run
+    def run(self) -> Any:  # Flower's private Run
         """Absent: no SuperLink keeps a record of this run.
 
         Raises:

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pydantic import Field, model_validator
 
 from fedmb.batch.drift import DriftingRows, Phase
-from fedmb.batch.minibatch import Columns
 from fedmb.batch.sharding import dirichlet_shares
-from fedmb.batch.source import BatchSource
 from fedmb.batch.table import TableSource
 from fedmb.federation.client_source import Replaying, Streaming, codecs, open_source
 from fedmb.federation.rounds import Rounds
 from fedmb.ingest.file_log import FileLog
 from fedmb.ingest.file_writer import FsyncPolicy
-from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.producer import Feeder
 from fedmb.section import Section
 from fedmb.seeding import generator
 from fedmb.training.local_update import LocalUpdate, Training
-from fedmb.training.task import TaskWithData
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fedmb.batch.minibatch import Columns
+    from fedmb.batch.source import BatchSource
+    from fedmb.ingest.log_source import LogSource
+    from fedmb.training.task import TaskWithData
 
 TOPIC = "rows"
 
@@ -123,8 +127,8 @@ class Population:
         tables: list[Columns] = []
         if private.clients:
             random = generator(self.settings.seed, "shares")
-            for index in dirichlet_shares(labels[:cut], private.clients, private.alpha, random):
-                tables.append({name: array[index] for name, array in rows.items()})
+            shares = dirichlet_shares(labels[:cut], private.clients, private.alpha, random)
+            tables = [{name: array[index] for name, array in rows.items()} for index in shares]
         pools: list[Columns] = [
             {name: array[cut + number :: streamed.clients] for name, array in rows.items()}
             for number in range(streamed.clients)

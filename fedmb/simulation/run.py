@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from threading import Event
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from fedmb.batch.minibatch import Columns
 from fedmb.errors import SettingsError
-from fedmb.federation.checkpoint import ServerState
 from fedmb.federation.client import client_app
 from fedmb.federation.rounds import Watch
 from fedmb.federation.server import Server, scorer
 from fedmb.federation.strategy import MiniBatchFedAvg
 from fedmb.simulation.grid import InProcessGrid
 from fedmb.simulation.population import Population, Simulation
-from fedmb.telemetry.events import Sink
-from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.training.task import TaskWithData, load_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from threading import Event
+
+    from fedmb.batch.minibatch import Columns
+    from fedmb.federation.checkpoint import ServerState
+    from fedmb.telemetry.events import Sink
+    from fedmb.telemetry.run_directory import RunDirectory
 
 FIRST_NODE_ID = 2  # 1 is the server's, as on a SuperLink
 

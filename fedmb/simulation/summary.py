@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedmb.federation import checkpoint
-from fedmb.federation.checkpoint import ServerState
-from fedmb.simulation.population import Simulation
-from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import read_lines
+
+if TYPE_CHECKING:
+    from fedmb.federation.checkpoint import ServerState
+    from fedmb.simulation.population import Simulation
+    from fedmb.telemetry.run_directory import RunDirectory
 
 
 def summary(run: RunDirectory, settings: Simulation, state: ServerState, seconds: float) -> str:

@@ -5,18 +5,22 @@ Data: UCI "Optical Recognition of Handwritten Digits" (CC BY 4.0); see `data/LIC
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedmb.batch.minibatch import Column, Columns
 from fedmb.seeding import generator
-from fedmb.training.task import Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from fedmb.training.task import Rows
 
 TEST_ROWS = 360  # a fifth, so that one row is 0.28 points of accuracy
 
@@ -24,7 +28,7 @@ TEST_ROWS = 360  # a fifth, so that one row is 0.28 points of accuracy
 class Digits:
     """Classify a digit with a multi-layer perceptron, 64-128-10."""
 
-    schema: Mapping[str, Column] = {"image": Column("uint8", (64,)), "label": Column("uint8")}  # noqa: RUF012  # never changed
+    schema: Mapping[str, Column] = {"image": Column("uint8", (64,)), "label": Column("uint8")}  # never changed
     label = "label"
 
     def build_model(self) -> nn.Module:
@@ -41,7 +45,7 @@ class Digits:
         return functional.cross_entropy(outputs, rows["label"].long(), reduction="none")
 
     def metrics(self, outputs: Tensor, rows: Rows) -> Mapping[str, Tensor]:
-        """"accuracy": 1 where the likeliest class is the label, `(examples,)`."""
+        """1 under "accuracy" where the likeliest class is the label, `(examples,)`."""
         return {"accuracy": (outputs.argmax(1) == rows["label"]).float()}
 
     def train_rows(self) -> Columns:
@@ -55,7 +59,10 @@ class Digits:
 
 def _part(part: slice) -> dict[str, NDArray[Any]]:
     """Rows of the packaged file; the split's order has a seed of its own, so every run scores on the same rows."""
-    with files("fedmb.tasks").joinpath("data/digits.npz").open("rb") as file, np.load(file, allow_pickle=False) as table:
+    with (
+        files("fedmb.tasks").joinpath("data/digits.npz").open("rb") as file,
+        np.load(file, allow_pickle=False) as table,
+    ):
         columns = {name: table[name] for name in ("image", "label")}
     order = generator(0, "digits split").permutation(len(columns["label"]))[part]
     return {name: array[order] for name, array in columns.items()}

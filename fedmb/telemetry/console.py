@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from fedmb.telemetry.events import RoundReport
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rich.console import Console
+
+    from fedmb.telemetry.events import RoundReport
 
 log = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
 """The directory of one run, laid out so that others can read it.
 
-    config.toml       the resolved settings; written first, `--resume` starts from it
-    env.json          versions of everything, seed
-    metrics.jsonl     one line a round
-    events.out.*      the same for TensorBoard
-    checkpoints/      the model with its ledger, one safetensors file a generation
-    state/            logs, rings and locks of a simulation
+config.toml       the resolved settings; written first, `--resume` starts from it
+env.json          versions of everything, seed
+metrics.jsonl     one line a round
+events.out.*      the same for TensorBoard
+checkpoints/      the model with its ledger, one safetensors file a generation
+state/            logs, rings and locks of a simulation
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import platform
 import sys
 from contextlib import suppress
 from importlib import metadata
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from fedmb.errors import AlreadyOwned, SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _REPORTED = ("fedmb", "flwr", "torch", "numpy", "kafka-python", "safetensors", "pydantic")
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 
-from fedmb.batch.minibatch import MiniBatch
-from fedmb.batch.source import BatchSource
 from fedmb.errors import NotEnoughData
 from fedmb.ledger import Spans, joined
 from fedmb.section import Section
 from fedmb.seeding import torch_seed
 from fedmb.training.parameters import arrays_of, check_finite, load_arrays
 from fedmb.training.step import StepReport, TrainStep
-from fedmb.training.task import Task
 from fedmb.update import Arrays, Update, added
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fedmb.batch.minibatch import MiniBatch
+    from fedmb.batch.source import BatchSource
+    from fedmb.training.task import Task
 
 
 class Training(Section):
@@ -53,13 +56,14 @@ class Training(Section):
             raise ValueError("a round needs a finite budget, got none; set steps, epochs, samples or seconds")
         return self
 
-    def build_optimizer(self, parameters: Any) -> torch.optim.Optimizer:  # noqa: ANN401  # torch's own ParamsT
+    def build_optimizer(self, parameters: Any) -> torch.optim.Optimizer:  # torch's own ParamsT
         """The optimiser that these settings name, over `parameters`."""
-        shared = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, momentum=self.momentum, **shared)
-        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        return kinds[self.optimizer](parameters, **shared)
+        rate, decay = self.learning_rate, self.weight_decay
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+        return torch.optim.SGD(parameters, lr=rate, momentum=self.momentum, weight_decay=decay)
 
 
 @dataclass(slots=True)

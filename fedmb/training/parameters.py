@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from fedmb.errors import Diverged
 from fedmb.seeding import torch_seed
-from fedmb.training.task import Task
 from fedmb.update import Arrays, check_arrays
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fedmb.training.task import Task
 
 
 def arrays_of(model: nn.Module) -> dict[str, NDArray[Any]]:

@@ -13,15 +13,19 @@ masked rows and importance weights included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from fedmb.batch.minibatch import MiniBatch
 from fedmb.errors import SettingsError, ShapeError
 from fedmb.training.task import Task, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from fedmb.batch.minibatch import MiniBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from fedmb.batch.minibatch import Columns, MiniBatch, Schema
 from fedmb.errors import SettingsError
+
+if TYPE_CHECKING:
+    from fedmb.batch.minibatch import Columns, MiniBatch, Schema
 
 Rows: TypeAlias = Mapping[str, Tensor]
 """Columns of a mini-batch as tensors on the training device, first axis `(examples, ...)`."""
@@ -27,15 +29,15 @@ class Task(Protocol):
         """A fresh model; its random numbers come from torch's global generator, which the caller seeds."""
         ...
 
-    def forward(self, model: nn.Module, rows: Rows) -> Any:  # noqa: ANN401  # whatever loss and metrics understand
+    def forward(self, model: nn.Module, rows: Rows) -> Any:  # whatever loss and metrics understand
         """Run the model on `rows`; the outcome goes to `loss` and `metrics`."""
         ...
 
-    def loss(self, outputs: Any, rows: Rows) -> Tensor:  # noqa: ANN401  # what forward returned
+    def loss(self, outputs: Any, rows: Rows) -> Tensor:  # what forward returned
         """Loss of each example, shape `(examples,)`, not averaged."""
         ...
 
-    def metrics(self, outputs: Any, rows: Rows) -> Mapping[str, Tensor]:  # noqa: ANN401  # what forward returned
+    def metrics(self, outputs: Any, rows: Rows) -> Mapping[str, Tensor]:  # what forward returned
         """Figures of each example, each of shape `(examples,)`; they are summed over units like the loss."""
         ...
 
@@ -74,7 +76,9 @@ def load_task(name: str) -> Task:
     if not isinstance(task, Task):
         wanted = ("schema", "build_model", "forward", "loss", "metrics")
         missing = [part for part in wanted if not hasattr(task, part)]
-        raise SettingsError(f"task {name!r} must have {', '.join(wanted)}, lacks {missing}; see fedmb.training.task.Task")
+        raise SettingsError(
+            f"task {name!r} must have {', '.join(wanted)}, lacks {missing}; see fedmb.training.task.Task"
+        )
     return task
 
 

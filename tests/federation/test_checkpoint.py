@@ -38,11 +38,10 @@ def test_a_state_makes_the_round_trip(tmp_path):
 
 
 def test_equal_states_give_equal_bytes_in_every_process():
-    program = (
-        "import hashlib, tests_state as t; from fedmb.federation.checkpoint import to_bytes;"
-        "print(hashlib.sha256(to_bytes(t.state())).hexdigest())"
+    script = (
+        "import hashlib, runpy; from fedmb.federation.checkpoint import to_bytes;"
+        f"state = runpy.run_path({__file__!r})['state']; print(hashlib.sha256(to_bytes(state())).hexdigest())"
     )
-    script = f"import sys, runpy; sys.modules['tests_state'] = type(sys)('tests_state'); sys.modules['tests_state'].state = runpy.run_path({__file__!r})['state']; {program}"
     digests = {
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
         for _ in range(3)

@@ -73,7 +73,12 @@ def honest(client, value=1.0, weight=1.0, spans=None):
         moved = {name: array + np.float32(value) for name, array in arrays.items()}
         seen = position.get("seen", 0) + 1
         return Update(
-            moved, weight, base_version, {client: {"seen": seen}}, spans=spans or {}, sums={"units": weight, "loss": 2.0}
+            moved,
+            weight,
+            base_version,
+            {client: {"seen": seen}},
+            spans=spans or {},
+            sums={"units": weight, "loss": 2.0},
         )
 
     return answer
@@ -121,9 +126,7 @@ def test_our_average_equals_flowers_fedavg():
 
 def test_our_strategy_runs_under_flowers_own_start():
     initial = arrays_to_record(initial_arrays(Digits(), 0))
-    result = MiniBatchFedAvg().start(
-        digits_grid(), initial, num_rounds=1, train_config=train_config(0, {}), timeout=10
-    )
+    result = MiniBatchFedAvg().start(digits_grid(), initial, num_rounds=1, train_config=train_config(0, {}), timeout=10)
     ours, _ = run(digits_grid(), count=1)
 
     assert all(np.array_equal(array, ours.arrays[name]) for name, array in arrays_from_record(result.arrays).items())

@@ -13,7 +13,9 @@ def test_arrays_make_the_round_trip():
     other = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     load_arrays(other, arrays_of(model))
 
-    assert all(torch.equal(one, two) for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(one, two) for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 def test_arrays_are_copies():
