@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from fedmb.batch.table import TableSource
+from fedmb.errors import SettingsError, ShapeError
+from fedmb.federation.client_source import Replaying, Streaming, codecs, open_source, table_columns
+from fedmb.ingest.codec import codec_headers
+from fedmb.ingest.log_source import LogSource
+from fedmb.ingest.stream_url import open_log
+from fedmb.replay.blend import Blend
+from fedmb.tasks.digits import Digits
+
+ROWS = Digits().train_rows()
+
+
+def opened(url, state, share=0.5, task=None, client="a"):
+    return open_source(
+        url,
+        task or Digits(),
+        client=client,
+        seed=0,
+        state=state,
+        streaming=Streaming(patience_seconds=0.01),
+        replaying=Replaying(share=share, window=100),
+    )
+
+
+def log_with_rows(path, records=4):
+    url = f"file://{path}/log?topic=rows"
+    codec = codecs(Digits())[0]
+    writer = open_log(url).writer("rows", 0)
+    for record in range(records):
+        part = {name: array[8 * record : 8 * record + 8] for name, array in ROWS.items()}
+        writer.append(codec.encode(part), codec_headers(codec))
+    writer.close()
+    return url
+
+
+def test_a_table_url_opens_a_file(tmp_path):
+    np.savez(tmp_path / "ward 7.npz", **ROWS)
+    source = opened(f"table:{tmp_path}/ward%207.npz", tmp_path).source
+
+    assert isinstance(source, TableSource)
+    assert source.examples_per_epoch == len(ROWS["label"])
+
+
+def test_shares_of_a_task_split_its_rows_without_overlap():
+    parts = [table_columns(f"table:task?share={share}&of=3", Digits(), seed=0) for share in range(3)]
+
+    assert sum(len(part["label"]) for part in parts) == len(ROWS["label"])
+    mixes = [np.bincount(part["label"], minlength=10).tolist() for part in parts]
+    assert np.ptp(mixes, axis=0).max() > 50  # skewed: an even split of a class would differ by one
+
+
+def test_a_stream_url_opens_a_log_with_replay(tmp_path):
+    found = opened(log_with_rows(tmp_path), tmp_path)
+    batch = found.source.take(16)
+
+    assert isinstance(found.source, Blend)
+    assert isinstance(found.stream, LogSource)
+    assert batch.origins == {"stream": 16}
+    assert (tmp_path / "replay.ring").exists()
+    found.source.close()
+
+
+def test_without_replay_nothing_is_remembered_on_disk(tmp_path):
+    found = opened(log_with_rows(tmp_path), tmp_path, share=0.0)
+
+    assert found.source is found.stream
+    assert not (tmp_path / "replay.ring").exists()
+    found.source.close()
+
+
+def test_a_poison_record_is_set_aside_and_learning_goes_on(tmp_path):
+    url = log_with_rows(tmp_path, records=1)
+    writer = open_log(url).writer("rows", 0)
+    writer.append(b"\x80\x04\x95 not a record", {})
+    writer.close()
+    log_tail = open_log(url).writer("rows", 0)
+    codec = codecs(Digits())[1]
+    log_tail.append(codec.encode({name: array[:1] for name, array in ROWS.items()}), codec_headers(codec))
+    log_tail.close()
+    found = opened(url, tmp_path, share=0.0)
+    batch = found.source.take(9)
+
+    assert len(batch) == 9
+    assert found.stream.statistics().rejected == 1
+    letters = open_log(f"file://{tmp_path}/dead-letters?topic=rows.dlq").reader("rows.dlq", [0]).poll(1.0)
+    assert [bytes(letter.value) for letter in letters] == [b"\x80\x04\x95 not a record"]
+    found.source.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("table:task?share=4&of=4", "0 <= share < of"),
+        ("table:task?shard=1", "0 <= share < of"),
+        ("table:task?share=one", "whole numbers"),
+        ("kafkaesque://x", "must be file: or memory:"),
+    ],
+)
+def test_a_url_that_breaks_a_rule_says_which(tmp_path, url, sentence):
+    with pytest.raises(SettingsError, match=sentence):
+        opened(url, tmp_path)
+
+
+def test_a_table_of_another_task_is_refused(tmp_path):
+    np.savez(tmp_path / "other.npz", image=np.zeros((3, 5), np.uint8), label=np.zeros(3, np.uint8))
+
+    with pytest.raises(ShapeError, match="image"):
+        opened(f"table:{tmp_path}/other.npz", tmp_path)

@@ -1,0 +1,48 @@
+import io
+import logging
+
+from rich.console import Console
+
+from fedmb.telemetry.console import LiveTable, LogLines
+from fedmb.telemetry.events import RoundReport
+
+
+def report(**fields):
+    known = {"round": 3, "seconds": 0.5, "train_loss": 1.25, "scores": {"accuracy": 0.9}, "rows": {"stream": 1000}}
+    return RoundReport(**{**known, "lag": 17, "clients": 2, **fields})
+
+
+def shown(*reports):
+    screen = io.StringIO()
+    table = LiveTable(Console(file=screen, width=120), total=5)
+    for one in reports:
+        table.report(one)
+    table.close()
+    return screen.getvalue()
+
+
+def test_a_row_holds_the_figures_of_its_round():
+    row = next(line for line in shown(report()).splitlines() if line.strip().startswith("3 "))
+
+    assert row.split() == ["3", "1.2500", "0.9000", "-", "2,000", "0", "1,000", "0", "17"]
+
+
+def test_every_column_stands_under_its_name():
+    lines = shown(report()).splitlines()
+    head = next(line for line in lines if "accuracy" in line and "rows/s" in line)
+    row = next(line for line in lines if line.strip().startswith("3 "))
+
+    assert head.index("accuracy") + len("accuracy") == row.index("0.9000") + len("0.9000")
+
+
+def test_a_client_that_was_left_out_is_named_with_its_reason():
+    assert "site-7 left out: its disk is full" in shown(report(rejected={"site-7": "its disk is full"}))
+
+
+def test_without_a_terminal_a_round_is_one_log_line(caplog):
+    with caplog.at_level(logging.INFO):
+        LogLines().report(report(lag=None))
+
+    assert "round=3 loss=1.2500 accuracy=0.9000" in caplog.text
+    assert "stream=1000" in caplog.text
+    assert "lag=-" in caplog.text
