@@ -27,7 +27,7 @@ def settings_error(
     """One sentence for each finding, a line each, in the order of the model's fields."""
     found = [_sentence(model, detail, given, origins) for detail in error.errors(include_url=False)]
     keys, sentences = zip(*dict.fromkeys(found), strict=True)
-    return SettingsError("\n".join(sentences), key=keys[0])
+    return SettingsError("\n".join(sentences), key=keys[0] or None)
 
 
 def _sentence(

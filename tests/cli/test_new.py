@@ -1,6 +1,10 @@
 """A new application is a copy for the user to own, and it is never laid over something."""
 
+import os
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +13,8 @@ from fedmb.cli import main
 from fedmb.cli.new import checked_name, create
 from fedmb.errors import SettingsError
 from fedmb.exit_codes import ExitCode
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -53,6 +59,28 @@ def test_the_name_is_written_where_it_belongs(place, tmp_path):
 
     assert (tmp_path / "x" / "README.md").read_text().startswith("# meters\n")
     assert "$name" not in (tmp_path / "x" / "settings.toml").read_text()
+
+
+def test_the_copy_runs(place, tmp_path):
+    create(tmp_path / "mine")
+    command = [
+        sys.executable,
+        "-m",
+        "fedmb",
+        "simulate",
+        "--config",
+        "settings.toml",
+        "--rounds",
+        "2",
+        "--run-dir",
+        "run",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    done = subprocess.run(command, cwd=tmp_path / "mine", env=environment, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert 'task = "task:Rings"' in (tmp_path / "mine" / "run" / "config.toml").read_text()
 
 
 def test_an_empty_folder_may_be_used(place, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fedmb.errors import SettingsError
 from fedmb.section import Section
@@ -230,3 +230,20 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path):
 def test_a_section_never_changes():
     with pytest.raises(ValueError, match="frozen"):
         Run().seed = 3
+
+
+def test_a_rule_between_settings_is_said_without_a_key():
+    class Pair(Section):
+        low: int = 0
+        high: int = 1
+
+        @model_validator(mode="after")
+        def check_order(self):
+            if self.low > self.high:
+                raise ValueError(f"low must not exceed high, got {self.low} and {self.high}; raise high")
+            return self
+
+    with pytest.raises(SettingsError, match="settings: low must not exceed high, got 5 and 1; raise high") as caught:
+        load(Pair, overrides=["low=5"])
+
+    assert caught.value.key is None
