@@ -58,7 +58,7 @@ class Server:
     def train(
         self, grid: Grid, *, sinks: Sequence[Sink] = (), watch: Watch | None = None, stop: Event | None = None
     ) -> ServerState:
-        """Rounds until the last; every state is durable before its round is reported.
+        """Rounds until the last; every state is durable before the next round starts.
 
         Raises:
             NotEnoughData: clients are missing or fail round after round.
@@ -66,10 +66,12 @@ class Server:
         """
 
         def close_round(state: ServerState, report: RoundReport) -> None:
-            checkpoint.save(self.run_directory.checkpoints, state)
-            self.state = state
+            # Told first, kept second: a process killed between the two tells the round again when it is resumed, and
+            # sinks drop what lies beyond the checkpoint. The other way round, the round would never be told.
             for sink in sinks:
                 sink.report(report)
+            checkpoint.save(self.run_directory.checkpoints, state)
+            self.state = state
 
         loop = RoundLoop(grid, self.strategy, self.rounds, on_round=close_round, watch=watch, stop=stop)
         return loop.run(self.state)
