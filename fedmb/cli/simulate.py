@@ -51,8 +51,8 @@ def simulate(
         path = run_dir or Path("runs") / time.strftime("%Y-%m-%dT%H-%M-%S")
         run = RunDirectory.create(path, config=to_toml(settings), seed=settings.seed)
 
+    from fedmb.federation.run_summary import summary
     from fedmb.simulation.run import simulate as run_simulation
-    from fedmb.simulation.summary import summary
     from fedmb.telemetry.console import LiveTable, LogLines
     from fedmb.telemetry.sinks import JsonLines, TensorBoard
 
@@ -67,7 +67,8 @@ def simulate(
     started = time.monotonic()
     try:
         state = run_simulation(settings, run, sinks=receivers, stop=draining())
-        print(summary(run, settings, state, time.monotonic() - started))
+        seconds = time.monotonic() - started
+        print(summary(run, state, rounds=settings.rounds.count, seconds=seconds, verb="simulate"))
     finally:
         run.close()
     return 0

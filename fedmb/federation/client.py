@@ -9,46 +9,58 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from fedmb.errors import FedmbError
-from fedmb.federation.wire import read_instruction, update_to_record
+from fedmb.federation.wire import Instruction, read_instruction, update_to_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fedmb.training.local_update import LocalUpdate
+    from fedmb.update import Update
 
 log = logging.getLogger(__name__)
 
 FAILED = 100  # first error code that Flower leaves to applications
 
 
-def reply_to(message: Message, trainer: LocalUpdate) -> Message:
-    """Train as `message` asks and answer with the update; a failure becomes an error reply with its sentence."""
+def reply_to(message: Message, learn: Callable[[Instruction], Update], *, client: str) -> Message:
+    """Train as `message` asks and answer with the update; a failure becomes an error reply with its sentence.
+
+    Args:
+        message: what the server sent.
+        learn: turns an instruction into an update.
+        client: name of the client.
+    """
     try:
-        instruction = read_instruction(message)
-        update = trainer.run(
-            instruction.arrays,
-            base_version=instruction.base_version,
-            position=instruction.positions.get(trainer.client, {}),
-        )
+        update = learn(read_instruction(message))
     except FedmbError as error:
-        log.warning("training failed client=%s reason=%s", trainer.client, error)
-        return Message(Error(FAILED, f"client {trainer.client}: {error}"), reply_to=message)
+        log.warning("training failed client=%s reason=%s", client, error)
+        return Message(Error(FAILED, f"client {client}: {error}"), reply_to=message)
     log.info(
         "round trained client=%s base_version=%d rows=%s units=%g",
-        trainer.client,
-        instruction.base_version,
+        client,
+        update.base_version,
         dict(update.rows),
         update.weight,
     )
-    return Message(update_to_record(update, trainer.client), reply_to=message)
+    return Message(update_to_record(update, client), reply_to=message)
+
+
+def learnt(trainer: LocalUpdate, instruction: Instruction) -> Update:
+    """What `trainer` learns when it follows an instruction."""
+    position = instruction.positions.get(trainer.client, {})
+    return trainer.run(instruction.arrays, base_version=instruction.base_version, position=position)
 
 
 def client_app(trainer_of: Callable[[Context], LocalUpdate]) -> ClientApp:
-    """A Flower ClientApp whose training is done by whatever `trainer_of` finds for a context."""
+    """A Flower ClientApp whose training is done by whatever `trainer_of` finds for a context.
+
+    For trainers that live as long as the app; `fedmb.federation.deployed_client` builds one for each message.
+    """
     app = ClientApp()
 
-    @app.train()
+    @app.train()  # type: ignore[untyped-decorator]  # Flower leaves its decorators untyped
     def train(message: Message, context: Context) -> Message:
-        return reply_to(message, trainer_of(context))
+        trainer = trainer_of(context)
+        return reply_to(message, lambda instruction: learnt(trainer, instruction), client=trainer.client)
 
     return app

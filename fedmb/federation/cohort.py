@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedmb.errors import FedmbError, NotEnoughData, StaleUpdate
-from fedmb.federation.wire import CONFIG, node_of, read_update, sender, train_config
+from fedmb.federation.wire import CONFIG, POSITIONS, node_of, positions_text, read_update, sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -93,7 +93,7 @@ class Collector:
         config = message.content.get(CONFIG)
         if client is not None and isinstance(config, ConfigRecord):
             positions = {client: state.positions.get(client, {})}
-            own = ConfigRecord({**config, **train_config(state.version, positions)})
+            own = ConfigRecord({**config, POSITIONS: positions_text(positions)})
             message.content = RecordDict({**message.content, CONFIG: own})
         return message
 

@@ -15,7 +15,7 @@ import math
 import time
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
@@ -74,6 +74,7 @@ class RoundLoop:
         on_round: called with each new state and its report, before the next round starts.
         watch: held-out scores, lag and rejected records, where the server can see them.
         stop: set from outside to end after the current round.
+        training: settings of the local training that every client is to follow.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class RoundLoop:
         on_round: Callable[[ServerState, RoundReport], None],
         watch: Watch | None = None,
         stop: Event | None = None,
+        training: Mapping[str, Any] | None = None,
     ) -> None:
         self.grid = grid
         self.strategy = strategy
@@ -92,6 +94,7 @@ class RoundLoop:
         self.on_round = on_round
         self.watch = watch or Watch()
         self.stop = stop or Event()
+        self.training = training
         self._collector = Collector(grid)
 
     def run(self, state: ServerState) -> ServerState:
@@ -119,7 +122,7 @@ class RoundLoop:
         messages = self.strategy.configure_train(
             state.version + 1,
             arrays_to_record(state.arrays),
-            train_config(state.version, state.positions),
+            train_config(state.version, state.positions, seed=state.seed, training=self.training),
             self.grid,
         )
         return self._collector.collect(messages, state, self.rounds.deadline_seconds)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fedmb.batch.minibatch import Columns
     from fedmb.telemetry.events import RoundReport, Sink
     from fedmb.telemetry.run_directory import RunDirectory
+    from fedmb.training.local_update import Training
     from fedmb.training.task import Task
     from fedmb.update import Arrays
 
@@ -37,17 +38,28 @@ class Server:
         strategy: any Flower strategy.
         run: the run directory, whose newest whole checkpoint is the start.
         seed: seed of the run.
+        training: how every client trains; None leaves it to each client's own settings.
 
     Raises:
         SettingsError: the directory holds a run of another seed.
         CorruptCheckpoint: it holds checkpoints, and none is whole.
     """
 
-    def __init__(self, task: Task, rounds: Rounds, strategy: Strategy, run: RunDirectory, *, seed: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        rounds: Rounds,
+        strategy: Strategy,
+        run: RunDirectory,
+        *,
+        seed: int,
+        training: Training | None = None,
+    ) -> None:
         self.task = task
         self.rounds = rounds
         self.strategy = strategy
         self.run_directory = run
+        self.training = training
         found = checkpoint.newest(run.checkpoints)
         if found is not None and found.seed != seed:
             raise SettingsError(
@@ -73,7 +85,8 @@ class Server:
             checkpoint.save(self.run_directory.checkpoints, state)
             self.state = state
 
-        loop = RoundLoop(grid, self.strategy, self.rounds, on_round=close_round, watch=watch, stop=stop)
+        told = self.training.model_dump() if self.training else None
+        loop = RoundLoop(grid, self.strategy, self.rounds, on_round=close_round, watch=watch, stop=stop, training=told)
         return loop.run(self.state)
 
 

@@ -1,6 +1,7 @@
 """Messages between server and clients, as Flower records.
 
-Server to client: ArrayRecord "arrays" (the global model) and ConfigRecord "config" (round, version, positions).
+Server to client: ArrayRecord "arrays" (the global model) and ConfigRecord "config" (round, version, positions, the
+run's seed and how to train).
 Client to server: ArrayRecord "arrays" (the model after training), MetricRecord "metrics" (sums, with the weight as
 "num-examples") and ConfigRecord "update" (client, base version, spans, position, rows). Arrays and metrics have the
 names and meaning that Flower's own strategies expect, so each of them can aggregate our clients.
@@ -33,6 +34,8 @@ WEIGHT = "num-examples"
 POSITIONS = "fedmb-positions"
 VERSION = "fedmb-version"
 BASE_VERSION = "fedmb-base-version"
+SEED = "fedmb-seed"
+TRAINING = "fedmb-training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,10 @@ class Instruction:
     base_version: int
     positions: Mapping[str, Mapping[str, Any]]
     """Where sources stand, by client name; a client that is not named starts at its beginning."""
+    seed: int = 0
+    """Seed of the run."""
+    training: Mapping[str, Any] | None = None
+    """Settings of the local training, so that a federation trains alike; None leaves them to each client."""
 
 
 def arrays_to_record(arrays: Arrays) -> ArrayRecord:
@@ -67,11 +74,28 @@ def arrays_from_record(record: ArrayRecord) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def train_config(base_version: int, positions: Mapping[str, Mapping[str, Any]]) -> ConfigRecord:
+def train_config(
+    base_version: int,
+    positions: Mapping[str, Mapping[str, Any]],
+    *,
+    seed: int = 0,
+    training: Mapping[str, Any] | None = None,
+) -> ConfigRecord:
     """The config that goes with version `base_version` of the model."""
     return ConfigRecord(
-        {VERSION: __version__, BASE_VERSION: base_version, POSITIONS: json.dumps(positions, sort_keys=True)}
+        {
+            VERSION: __version__,
+            BASE_VERSION: base_version,
+            POSITIONS: positions_text(positions),
+            SEED: seed,
+            TRAINING: json.dumps(training),
+        }
     )
+
+
+def positions_text(positions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Positions as they stand in a config; equal ones give equal text."""
+    return json.dumps(positions, sort_keys=True)
 
 
 def read_instruction(message: Message) -> Instruction:

@@ -1,4 +1,4 @@
-"""What a simulation says when it ends, read back from its run directory."""
+"""What a run says when it ends, read back from its run directory."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from fedmb.telemetry.sinks import read_lines
 
 if TYPE_CHECKING:
     from fedmb.federation.checkpoint import ServerState
-    from fedmb.simulation.population import Simulation
     from fedmb.telemetry.run_directory import RunDirectory
 
 
-def summary(run: RunDirectory, settings: Simulation, state: ServerState, seconds: float) -> str:
-    """Last scores, rows by origin over the whole run, and where everything is."""
+def summary(run: RunDirectory, state: ServerState, *, rounds: int, seconds: float, verb: str) -> str:
+    """Last scores, rows by origin over the whole run, and where everything is.
+
+    Args:
+        run: the run's directory.
+        state: where it stands.
+        rounds: how many it is to have.
+        seconds: wall-clock time that this process spent on it.
+        verb: of the command that goes on with it.
+    """
     entries = [entry for _, entry in read_lines(run.metrics)]
     rows: dict[str, int] = {}
     for entry in entries:
         for origin, count in entry["rows"].items():
             rows[origin] = rows.get(origin, 0) + count
-    lines = [f"rounds      {state.version} of {settings.rounds.count}, {seconds:.1f} s in this process"]
+    lines = [f"rounds      {state.version} of {rounds}, {seconds:.1f} s in this process"]
     if entries:
         scores = entries[-1]["scores"]
         lines += [f"{label:<11} {scores[name]:.4f}{note}" for label, name, note in _SCORES if name in scores]
@@ -32,8 +39,8 @@ def summary(run: RunDirectory, settings: Simulation, state: ServerState, seconds
     if found:
         lines.append(f"checkpoint  {_shown(found[-1][1])}")
     lines.append(f"run         {_shown(run.path)}")
-    if state.version < settings.rounds.count:
-        lines.append(f"stopped     go on with: fedmb simulate --resume {_shown(run.path)}")
+    if state.version < rounds:
+        lines.append(f"stopped     go on with: fedmb {verb} --resume {_shown(run.path)}")
     return "\n".join(lines)
 
 

@@ -2,9 +2,8 @@ import numpy as np
 
 from fedmb.federation import checkpoint
 from fedmb.federation.checkpoint import ServerState
+from fedmb.federation.run_summary import summary
 from fedmb.ledger import Ledger, Position, StreamPartition
-from fedmb.simulation.population import Simulation
-from fedmb.simulation.summary import summary
 from fedmb.telemetry.events import RoundReport
 from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import JsonLines
@@ -24,7 +23,7 @@ def finished_run(path, version):
 
 def test_a_summary_says_how_good_the_model_is_what_it_learnt_from_and_where_it_lies(tmp_path):
     run, state = finished_run(tmp_path / "run", 4)
-    text = summary(run, Simulation(rounds={"count": 4}), state, 2.0)
+    text = summary(run, state, rounds=4, seconds=2.0, verb="server")
 
     assert "accuracy    0.4000" in text
     assert "200 replay, 400 stream" in text
@@ -36,4 +35,6 @@ def test_a_summary_says_how_good_the_model_is_what_it_learnt_from_and_where_it_l
 def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path):
     run, state = finished_run(tmp_path / "run", 2)
 
-    assert f"fedmb simulate --resume {run.path}" in summary(run, Simulation(), state, 2.0)
+    text = summary(run, state, rounds=30, seconds=2.0, verb="simulate")
+
+    assert f"fedmb simulate --resume {run.path}" in text
