@@ -35,11 +35,12 @@ class StreamPartition(NamedTuple):
         Raises:
             ValueError: the text is not `log/topic[partition]`.
         """
-        name, bracket, index = text.removesuffix("]").rpartition("[")
-        log, slash, topic = name.rpartition("/")
-        if not (bracket and slash and log and topic and index.isdecimal() and text.endswith("]")):
+        name, _, index = text.removesuffix("]").rpartition("[")
+        log, _, topic = name.rpartition("/")
+        parsed = cls(log, topic, int(index) if index.isdecimal() else 0)
+        if not log or not topic or str(parsed) != text:  # one text for each partition: no [007], no other digits
             raise ValueError(f"a stream partition is written log/topic[partition], got {text!r}")
-        return cls(log, topic, int(index))
+        return parsed
 
 
 class Position(NamedTuple):

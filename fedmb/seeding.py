@@ -13,7 +13,9 @@ import numpy as np
 
 def key_words(*key: int | str) -> list[int]:
     """Eight 32-bit words that name `key`; different keys, `1` and `"1"` included, give different words."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
+    # NumPy integers are integers here: their repr differs from Python's, and would name another stream.
+    plain = tuple(part if isinstance(part, str) else int(part) for part in key)
+    digest = hashlib.sha256(repr(plain).encode()).digest()
     return [int.from_bytes(digest[start : start + 4], "little") for start in range(0, 32, 4)]
 
 

@@ -158,7 +158,20 @@ def test_garbage_is_refused_with_a_value_error(garbage):
     assert refused >= 1
 
 
-@pytest.mark.parametrize("text", ["", "topic[0]", "log/[0]", "/topic[0]", "log/topic", "log/topic[x]", "log/topic[-1]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "topic[0]",
+        "log/[0]",
+        "/topic[0]",
+        "log/topic",
+        "log/topic[x]",
+        "log/topic[-1]",
+        "log/topic[007]",
+        "log/topic[٣]",
+    ],
+)
 def test_a_partition_written_otherwise_is_refused(text):
     with pytest.raises(ValueError, match=r"log/topic\[partition\]"):
         StreamPartition.parse(text)

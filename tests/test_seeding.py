@@ -67,3 +67,7 @@ def test_torch_seeds_of_neighbouring_keys_differ():
     seeds = {torch_seed(0, client, epoch) for client in range(32) for epoch in range(32)}
 
     assert len(seeds) == 32 * 32
+
+
+def test_numpy_integers_name_the_same_stream_as_pythons():
+    assert key_words(np.int64(4), "a") == key_words(4, "a")

@@ -18,6 +18,11 @@ import pytest
 from fedmb.batch.minibatch import MiniBatch, check_columns
 from fedmb.batch.source import BatchSource
 from fedmb.batch.table import TableSource
+from fedmb.ingest.codec import codec_headers
+from fedmb.ingest.file_log import FileLog
+from fedmb.ingest.file_writer import FsyncPolicy
+from fedmb.ingest.log_source import LogSource
+from fedmb.ingest.packed_codec import PackedCodec
 from fedmb.replay.blend import Blend
 from fedmb.replay.ring import Ring
 from fedmb.replay.uniform import UniformReplay, capacity_for
@@ -45,12 +50,38 @@ def blend(folder: Path, share: float = 0.5) -> Opener:
     return open_blend
 
 
+def stream(folder: Path, partitions: int = 1) -> Opener:
+    rows = table(folder)()
+    codec = PackedCodec(rows.schema)
+    log = FileLog.open(folder / "log", id="site", fsync=FsyncPolicy.never(), create=True)
+    for partition in range(partitions):
+        writer = log.writer("rows", partition)
+        for count in (4, 1, 7, 2, 9, 3, 5, 6, 8, 8):
+            writer.append(codec.encode(rows.take(count).columns), codec_headers(codec))
+        writer.close()
+    return lambda: LogSource(log.reader("rows", range(partitions)), [codec])
+
+
+def blended_stream(folder: Path) -> Opener:
+    open_stream = stream(folder)
+
+    def open_blend() -> BatchSource:
+        fresh = open_stream()
+        ring = Ring.mapped(folder / "ring", fresh.schema, capacity_for(64))
+        return Blend(fresh, UniformReplay(ring, 64, seed=11, client="site"), 0.4)
+
+    return open_blend
+
+
 WORLDS: dict[str, Callable[[Path], Opener]] = {
     "table": table,
     "table, tails kept": functools.partial(table, tail="keep"),
     "table, tails dropped": functools.partial(table, tail="drop"),
     "blend": blend,
     "blend of a ninth": functools.partial(blend, share=1 / 9),
+    "stream": stream,
+    "stream of three partitions": functools.partial(stream, partitions=3),
+    "stream with replay": blended_stream,
     "blend without replay": functools.partial(blend, share=0.0),
 }
 
