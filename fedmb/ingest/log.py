@@ -6,10 +6,12 @@ Offsets of a partition count records from 0 without gaps and are never reused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from fedmb.ledger import StreamPartition
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fedmb.ledger import StreamPartition
 
 
 class Record(NamedTuple):

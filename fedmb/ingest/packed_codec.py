@@ -1,0 +1,238 @@
+"""Many rows in one record: a safetensors byte string behind eight bytes of magic and checksum.
+
+    4 bytes  magic
+    u32      CRC-32C of everything behind it, little-endian
+    ...      safetensors: u64 header bytes, JSON header, the columns one after another, little-endian
+
+`value[8:]` loads with any safetensors library. The reader here needs none: it bounds the header, checks it against the
+schema and remembers what it found, since a producer's records all have the same header.
+
+Source: https://huggingface.co/docs/safetensors, "Format".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import numpy as np
+from crc32c import crc32c
+
+from fedmb.batch.minibatch import Columns, Schema, check_columns
+from fedmb.errors import DecodeError, SettingsError
+from fedmb.ingest.codec import check_finite, check_schema
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAGIC = b"fmP1"
+PREFIX_BYTES = 8
+MAX_PLANS = 64  # headers remembered; producers of one topic differ in rows per record at most
+
+_LENGTH_BYTES = 8
+_DATA_FROM = PREFIX_BYTES + _LENGTH_BYTES
+_DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "float16": "F16",
+    "uint32": "U32",
+    "int32": "I32",
+    "float32": "F32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+}
+
+
+class _Slot(NamedTuple):
+    """Where a column lies behind the header."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    num_items: int
+    start: int
+
+
+class _Plan(NamedTuple):
+    data_bytes: int
+    slots: tuple[_Slot, ...]
+
+
+def _refuse(rule: str, found: object) -> NoReturn:
+    raise DecodeError(f"{rule}, got {str(found)[:200]}; encode the record with PackedCodec of the same schema")
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        _refuse("keys of a packed header must differ", [key for key, _ in pairs])
+    return result
+
+
+class PackedCodec:
+    """Columns of many rows to one record and back; decoding copies nothing.
+
+    Args:
+        schema: the columns.
+        max_rows: most rows of one record.
+        max_bytes: most bytes of one record.
+        max_header_bytes: most bytes of its JSON header.
+
+    Raises:
+        SettingsError: the schema has a dtype that safetensors or NumPy lack, or a bound is not positive.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        max_rows: int = 65_536,
+        max_bytes: int = 64 << 20,
+        max_header_bytes: int = 16 << 10,
+    ) -> None:
+        check_schema(schema, _DTYPES)
+        for key, bound in (("max_rows", max_rows), ("max_bytes", max_bytes), ("max_header_bytes", max_header_bytes)):
+            if bound < 1:
+                raise SettingsError(f"{key} must be 1 or more, got {bound}; leave it at its default", key=key)
+        self._schema = dict(schema)
+        self._dtypes = {name: np.dtype(column.dtype).newbyteorder("<") for name, column in schema.items()}
+        # Widest numbers first, so that every column starts at a multiple of its own width.
+        self._order = sorted(schema, key=lambda name: (-self._dtypes[name].itemsize, name))
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._max_header_bytes = max_header_bytes
+        self._plans: dict[bytes, _Plan] = {}
+
+    @property
+    def name(self) -> str:
+        """Word for the `fmb-codec` header."""
+        return "packed"
+
+    @property
+    def schema(self) -> Schema:
+        """Columns that it encodes and decodes."""
+        return self._schema
+
+    def encode(self, columns: Columns) -> bytes:
+        """The value of one record; the same columns give the same bytes.
+
+        Raises:
+            ShapeError: the columns do not follow the schema.
+            ValueError: the rows or bytes are too many, there is no row, or a number is not finite.
+        """
+        rows = check_columns(columns, self._schema)
+        if not 1 <= rows <= self._max_rows:
+            raise ValueError(f"a packed record must have 1 to {self._max_rows} rows, got {rows}; split the columns")
+        check_finite(columns)
+        description: dict[str, object] = {}
+        arrays: list[bytes] = []
+        start = 0
+        for name in self._order:
+            array = columns[name]
+            stop = start + array.nbytes
+            description[name] = {
+                "dtype": _DTYPES[self._schema[name].dtype],
+                "shape": list(array.shape),
+                "data_offsets": [start, stop],
+            }
+            arrays.append(array.astype(self._dtypes[name], copy=False).tobytes())
+            start = stop
+        text = json.dumps(description, separators=(",", ":")).encode()
+        header = text + b" " * (-len(text) % _LENGTH_BYTES)
+        value = b"".join((len(header).to_bytes(_LENGTH_BYTES, "little"), header, *arrays))
+        if len(header) > self._max_header_bytes or PREFIX_BYTES + len(value) > self._max_bytes:
+            raise ValueError(
+                f"a packed record must be at most {self._max_bytes} bytes with a header of {self._max_header_bytes}, "
+                f"got {PREFIX_BYTES + len(value)} with {len(header)}; pack fewer rows, or raise max_bytes"
+            )
+        return b"".join((MAGIC, crc32c(value).to_bytes(4, "little"), value))
+
+    def decode(self, value: bytes | memoryview) -> Columns:
+        """The columns of a record, as read-only views of `value`.
+
+        Raises:
+            DecodeError: the bytes are not what `encode` writes for this schema and these bounds.
+        """
+        view = memoryview(value)
+        if not _DATA_FROM <= len(view) <= self._max_bytes:
+            _refuse(f"a packed record must have {_DATA_FROM} to {self._max_bytes} bytes", len(view))
+        if view[:4] != MAGIC:
+            _refuse(f"a packed record must start with {MAGIC!r}", bytes(view[:4]))
+        found = crc32c(view[PREFIX_BYTES:])
+        if found != int.from_bytes(view[4:PREFIX_BYTES], "little"):
+            _refuse(f"CRC-32C of a packed record must be {view[4:PREFIX_BYTES].hex()}", f"{found:#010x}")
+        header_bytes = int.from_bytes(view[PREFIX_BYTES:_DATA_FROM], "little")
+        data_from = _DATA_FROM + header_bytes
+        if header_bytes > self._max_header_bytes or data_from > len(view):
+            _refuse(f"a packed header must be at most {self._max_header_bytes} bytes and inside", header_bytes)
+        header = bytes(view[_DATA_FROM:data_from])
+        plan = self._plans.get(header) or self._planned(header)
+        if len(view) - data_from != plan.data_bytes:
+            _refuse(f"columns must fill {plan.data_bytes} bytes", len(view) - data_from)
+        return {slot.name: _column(view, data_from, slot) for slot in plan.slots}
+
+    def _planned(self, header: bytes) -> _Plan:
+        """Check a header against the schema, once for all records that have it.
+
+        Raises:
+            DecodeError: it describes other columns, or not one after another.
+        """
+        try:
+            description = json.loads(header, object_pairs_hook=_unrepeated)
+        except (ValueError, RecursionError) as error:
+            raise DecodeError(
+                f"a packed header must be JSON, got {header[:80]!r}; encode the record with PackedCodec"
+            ) from error
+        if not isinstance(description, dict):
+            _refuse("a packed header must be a JSON object", description)
+        description.pop("__metadata__", None)  # free text by the format; nothing here reads it
+        if description.keys() != self._schema.keys():
+            _refuse(f"columns must be {sorted(self._schema)}", sorted(description))
+        first = description[self._order[0]]
+        rows = self._rows(first)
+        slots = sorted((self._slot(name, entry, rows) for name, entry in description.items()), key=lambda s: s.start)
+        end = 0
+        for slot in slots:
+            if slot.start != end:
+                _refuse(f"column {slot.name!r} must start at byte {end} of the data", slot.start)
+            end += slot.num_items * slot.dtype.itemsize
+        if len(self._plans) >= MAX_PLANS:  # a hostile producer may vary its header without end
+            self._plans.clear()
+        plan = self._plans[header] = _Plan(end, tuple(slots))
+        return plan
+
+    def _rows(self, entry: object) -> int:
+        shape = entry.get("shape") if isinstance(entry, dict) else None
+        rows = shape[0] if isinstance(shape, list) and shape else None
+        if type(rows) is not int or not 1 <= rows <= self._max_rows:
+            _refuse(f"a packed record must have 1 to {self._max_rows} rows", entry)
+        return rows
+
+    def _slot(self, name: str, entry: object, rows: int) -> _Slot:
+        wanted, dtype = self._schema[name], self._dtypes[name]
+        shape = (rows, *wanted.shape)
+        count = math.prod(shape)
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            _refuse(f"column {name!r} must have dtype, shape and data_offsets", entry)
+        # Compared by type too, because True == 1 and 2.0 == 2 in Python.
+        if entry["dtype"] != _DTYPES[wanted.dtype] or repr(entry["shape"]) != repr(list(shape)):
+            _refuse(f"column {name!r} must be {_DTYPES[wanted.dtype]} of shape {list(shape)}", entry)
+        offsets = entry["data_offsets"]
+        is_pair = isinstance(offsets, list) and len(offsets) == 2 and all(type(number) is int for number in offsets)  # noqa: PLR2004
+        if not is_pair or offsets[0] < 0 or offsets[1] - offsets[0] != count * dtype.itemsize:
+            _refuse(f"column {name!r} must take {count * dtype.itemsize} bytes", offsets)
+        return _Slot(name, dtype, shape, count, offsets[0])
+
+
+def _column(view: memoryview, data_from: int, slot: _Slot) -> NDArray[Any]:
+    array = np.frombuffer(view, slot.dtype, slot.num_items, data_from + slot.start)
+    if slot.dtype.kind == "f" and not np.isfinite(array).all():
+        _refuse("numbers must be finite", f"NaN or infinity in column {slot.name!r}")
+    if slot.dtype.kind == "b" and array.view(np.uint8).max() > 1:
+        _refuse("a bool must be byte 0 or 1", f"another one in column {slot.name!r}")
+    return array.reshape(slot.shape)
