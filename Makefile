@@ -10,7 +10,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint types format wheel clean
+.PHONY: help install demo test soak lint types format wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: install ## lint, types and tests
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest $(ARGS)
+
+soak: install ## kill a simulation a thousand times (about ten minutes)
+	@FEDMB_KILLS=1000 $(BIN)/python -m pytest tests/simulation/test_run.py -k killed $(ARGS)
 
 lint: install ## ruff
 	@$(BIN)/ruff check

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -67,6 +69,9 @@ def load_task(name: str) -> Task:
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
         raise SettingsError(f"a task is written module:Class, got {name!r}; for example fedmb.tasks.digits:Digits")
+    here = str(Path.cwd())
+    if here not in sys.path:  # as `python -m` does, but last: a user's folder adds modules and hides none
+        sys.path.append(here)
     try:
         task = getattr(importlib.import_module(module_name), attribute)()
     except (ImportError, AttributeError) as error:

@@ -56,10 +56,10 @@ def stream(folder: Path, partitions: int = 1) -> Opener:
     log = FileLog.open(folder / "log", id="site", fsync=FsyncPolicy.never(), create=True)
     for partition in range(partitions):
         writer = log.writer("rows", partition)
-        for count in (4, 1, 7, 2, 9, 3, 5, 6, 8, 8):
+        for count in (4, 1, 7, 2, 9, 3, 5, 6, 8, 8) * 4:
             writer.append(codec.encode(rows.take(count).columns), codec_headers(codec))
         writer.close()
-    return lambda: LogSource(log.reader("rows", range(partitions)), [codec])
+    return lambda: LogSource(log.reader("rows", range(partitions)), [codec], patience_seconds=1.0)
 
 
 def blended_stream(folder: Path) -> Opener:
@@ -202,7 +202,7 @@ def test_a_position_of_nothing_known_is_refused(opened):
 
 
 def test_a_size_below_one_is_refused(opened):
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="1 (row )?or more"):
         opened().take(0)
 
 
