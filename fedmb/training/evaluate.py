@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fedmb.batch.minibatch import Columns, MiniBatch
-from fedmb.training.step import weighted_sum
+from fedmb.training.tally import check_per_example
 from fedmb.training.task import Task, tensors
 
 
@@ -32,7 +32,8 @@ def evaluate(
                 outputs = task.forward(model, rows)
                 figures = {"loss": task.loss(outputs, rows), **task.metrics(outputs, rows)}
                 for name, values in figures.items():
-                    sums.setdefault(name, []).append(float(weighted_sum(values.double(), None, len(part))))
+                    check_per_example(values, len(part))
+                    sums.setdefault(name, []).append(float(values.double().sum()))
     finally:
         model.train(was_training)
     return {name: math.fsum(parts) / len(table) for name, parts in sums.items()}

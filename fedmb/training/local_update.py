@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from fedmb.section import Section
 from fedmb.seeding import torch_seed
 from fedmb.training.parameters import arrays_of, check_finite, load_arrays
 from fedmb.training.step import StepReport, TrainStep
+from fedmb.training.tally import Tally
 from fedmb.update import Arrays, Update, added
 
 if TYPE_CHECKING:
@@ -72,20 +73,16 @@ class _Learnt:
 
     steps: int = 0
     units: float = 0.0
-    sums: dict[str, torch.Tensor] | None = None
-    rows: dict[str, int] | None = None
-    spans: Spans | None = None
+    tally: Tally = field(default_factory=Tally)
+    rows: dict[str, int] = field(default_factory=dict)
+    spans: Spans = field(default_factory=dict)
 
     def count(self, batch: MiniBatch, report: StepReport) -> None:
         self.steps += 1
         self.units += report.units
-        sums = self.sums or {}
-        # One small addition a step instead of a transfer a step; float64 because a round may hold millions of rows.
-        self.sums = sums | {
-            name: value.double() + sums[name] if name in sums else value.double() for name, value in report.sums.items()
-        }
-        self.rows = added(self.rows or {}, batch.origins)
-        self.spans = joined(self.spans or {}, batch.span)
+        self.tally.add(report.seen)
+        self.rows = added(self.rows, batch.origins)
+        self.spans = joined(self.spans, batch.span)
 
 
 class LocalUpdate:
@@ -143,15 +140,14 @@ class LocalUpdate:
         learnt = self._train(base_version)
         trained = arrays_of(self.model)
         check_finite(trained, client=self.client)
-        sums = {name: float(value) for name, value in (learnt.sums or {}).items()}
         return Update(
             arrays=trained,
             weight=learnt.units,
             base_version=base_version,
             positions={self.client: self.source.position()},
-            spans=learnt.spans or {},
-            sums={"units": learnt.units, "steps": float(learnt.steps), **sums},
-            rows=learnt.rows or {},
+            spans=learnt.spans,
+            sums={"units": learnt.units, "steps": float(learnt.steps), **learnt.tally.sums()},
+            rows=learnt.rows,
         )
 
     def _train(self, base_version: int) -> _Learnt:

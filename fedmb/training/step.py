@@ -4,11 +4,12 @@
     for micro in split(batch, micro_size):                     # memory, not mathematics
         outputs = task.forward(model, micro)
         losses  = task.loss(outputs, micro)                    # (examples,), never averaged by the task
-        (losses * units(micro)).sum() / total  -> backward     # gradients add up
+        losses.backward(units(micro) / total)                  # gradients add up
     optimizer.step()                                           # once a batch
 
 So the gradient is sum(units * gradient) / sum(units) for any partition (invariant I2): unequal micro-batches, tails,
-masked rows and importance weights included.
+masked rows and importance weights included. The weights enter as the vector that backward is started with, which
+spares the graph a sum and a division.
 """
 
 from __future__ import annotations
@@ -17,25 +18,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
-from fedmb.errors import SettingsError, ShapeError
+from fedmb.errors import SettingsError
+from fedmb.training.tally import Seen, check_per_example
 from fedmb.training.task import Task, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor, nn
 
     from fedmb.batch.minibatch import MiniBatch
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step saw. Sums stay on the device: reading them is left to whoever needs them, not to every step."""
+    """What one step saw. Figures stay on the device: a tally reads them, not every step."""
 
     rows: int
     units: float
-    sums: Mapping[str, Tensor]
-    """Sums over units of the loss and the task's metrics, each a tensor of shape ()."""
+    seen: Sequence[Seen]
+    """Figures of each micro-batch; none when the batch had no units."""
 
 
 class TrainStep:
@@ -65,6 +68,7 @@ class TrainStep:
         self.optimizer = optimizer
         self.micro_size = micro_size
         self.device = device or torch.device("cpu")
+        self._even: dict[tuple[int, int], Tensor] = {}
 
     def __call__(self, batch: MiniBatch) -> StepReport:
         """Learn one batch; a batch without units leaves the model alone.
@@ -72,32 +76,36 @@ class TrainStep:
         Raises:
             ShapeError: the task's loss is not of shape (examples,).
         """
-        total = float(batch.effective_units().sum(dtype="float64"))
+        even = batch.units is None and batch.mask is None
+        total = float(len(batch)) if even else float(batch.effective_units().sum(dtype="float64"))
         if total == 0:
-            return StepReport(len(batch), 0.0, {})
+            return StepReport(len(batch), 0.0, ())
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, Tensor] = {}
-        for micro in micro_batches(batch, self.micro_size):
-            for name, value in self._backward(micro, total).items():
-                sums[name] = sums[name] + value if name in sums else value
+        seen = [self._backward(micro, total, even=even) for micro in micro_batches(batch, self.micro_size)]
         self.optimizer.step()
-        return StepReport(len(batch), total, sums)
+        return StepReport(len(batch), total, seen)
 
-    def _backward(self, micro: MiniBatch, total: float) -> dict[str, Tensor]:
+    def _backward(self, micro: MiniBatch, total: float, *, even: bool) -> Seen:
         rows = tensors(micro, self.device)
         outputs = self.task.forward(self.model, rows)
         losses = self.task.loss(outputs, rows)
-        units = None
-        if micro.units is not None or micro.mask is not None:
-            units = torch.from_numpy(micro.effective_units()).to(self.device)
-        loss_sum = weighted_sum(losses, units, len(micro))
-        (loss_sum / total).backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
+        check_per_example(losses, len(micro))
+        units = None if even else torch.from_numpy(micro.effective_units()).to(self.device)
+        weights = self._even_weights(len(micro), total, losses) if units is None else units.to(losses.dtype) / total
+        torch.autograd.backward(losses, weights)
         with torch.no_grad():
-            figures = {
-                name: weighted_sum(values, units, len(micro))
-                for name, values in self.task.metrics(outputs, rows).items()
-            }
-        return {"loss": loss_sum.detach(), **figures}
+            metrics = self.task.metrics(outputs, rows)
+        for values in metrics.values():
+            check_per_example(values, len(micro))
+        return Seen({"loss": losses.detach(), **metrics}, units)
+
+    def _even_weights(self, examples: int, total: float, like: Tensor) -> Tensor:
+        """1 / total for each example, made once for each size."""
+        key = (examples, int(total))
+        found = self._even.get(key)
+        if found is None or found.dtype != like.dtype:
+            found = self._even[key] = torch.full((examples,), 1 / total, dtype=like.dtype, device=self.device)
+        return found
 
 
 def micro_batches(batch: MiniBatch, micro_size: int | None) -> Iterator[MiniBatch]:
@@ -107,17 +115,3 @@ def micro_batches(batch: MiniBatch, micro_size: int | None) -> Iterator[MiniBatc
         return
     for start in range(0, len(batch), micro_size):
         yield batch.rows(start, min(start + micro_size, len(batch)))
-
-
-def weighted_sum(values: Tensor, units: Tensor | None, examples: int) -> Tensor:
-    """Sum of `values` `(examples,)` weighted by `units` `(examples,)`, 1 each when None.
-
-    Raises:
-        ShapeError: `values` has another shape, such as () after a mean.
-    """
-    if values.shape != (examples,):
-        raise ShapeError(
-            f"a task's losses and metrics must have shape ({examples},), one value an example, got "
-            f"{tuple(values.shape)}; use reduction='none'"
-        )
-    return values.sum() if units is None else (values * units).sum()
