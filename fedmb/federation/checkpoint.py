@@ -48,6 +48,8 @@ class ServerState:
     """Up to where each stream partition was learnt."""
     positions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Where each client's source stands, by client name."""
+    convergence: Mapping[str, Any] = field(default_factory=dict)
+    """Memory of the watch that may end the run early."""
     seed: int = 0
     """Seed of the run; every random draw is keyed by it, so there is no other generator state."""
 
@@ -60,6 +62,7 @@ def to_bytes(state: ServerState) -> bytes:
         "seed": state.seed,
         "ledger": state.ledger.to_json(),
         "positions": {client: state.positions[client] for client in sorted(state.positions)},
+        "convergence": state.convergence,
     }
     # One metadata key only: safetensors writes several in an order that differs from process to process.
     return save_safetensors(
@@ -88,6 +91,7 @@ def from_bytes(data: bytes) -> ServerState:
             arrays=arrays,
             ledger=Ledger.from_json(about["ledger"]),
             positions=about["positions"],
+            convergence=about["convergence"],
             seed=about["seed"],
         )
     except (SafetensorError, ValueError, KeyError, TypeError) as error:

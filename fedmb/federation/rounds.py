@@ -11,9 +11,10 @@ while state.version < rounds.count:
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +22,21 @@ import numpy as np
 from pydantic import Field
 
 from fedmb.errors import NotEnoughData
-from fedmb.federation.checkpoint import ServerState
 from fedmb.federation.cohort import Cohort, Collector, no_reason
 from fedmb.federation.wire import arrays_from_record, arrays_to_record, train_config
 from fedmb.section import Section
+from fedmb.telemetry.convergence import Convergence, Stopping
 from fedmb.telemetry.events import RoundReport
 from fedmb.update import Arrays, added, check_arrays
 
 if TYPE_CHECKING:
+    from fedmb.federation.checkpoint import ServerState
     from collections.abc import Callable, Mapping
 
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Strategy
+
+log = logging.getLogger(__name__)
 
 _FRUITLESS_ROUNDS = 3  # in a row, before a run stops: a fault of all clients does not heal by itself
 
@@ -50,6 +54,7 @@ class Rounds(Section):
     """How long a round waits for `min_clients` before the run fails."""
     deadline_seconds: float = Field(default=600.0, gt=0)
     """How long a round waits for replies; later ones are dropped."""
+    stopping: Stopping = Stopping()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,7 @@ class RoundLoop:
         self.rounds = rounds
         self.on_round = on_round
         self.watch = watch or Watch()
+        self.convergence = Convergence(rounds.stopping)
         self.stop = stop or Event()
         self.training = training
         self._collector = Collector(grid)
@@ -104,7 +110,8 @@ class RoundLoop:
             NotEnoughData: too few nodes connected in time, or three rounds in a row brought no usable reply.
         """
         fruitless = 0
-        while state.version < self.rounds.count and not self.stop.is_set():
+        self.convergence.load_state_dict(state.convergence)
+        while state.version < self.rounds.count and not self.stop.is_set() and not self.convergence.reason:
             started = time.monotonic()
             self._collector.wait_for_nodes(self.rounds.min_clients, self.rounds.connect_seconds)
             cohort = self._ask(state)
@@ -115,7 +122,11 @@ class RoundLoop:
                     f"{no_reason(cohort.rejected)}"
                 )
             state = self._advanced(state, cohort)
-            self.on_round(state, self._report(state, cohort, time.monotonic() - started))
+            report = self._report(state, cohort, time.monotonic() - started)
+            if reason := self.convergence.observe(report):
+                log.info("run converged round=%d reason=%s", state.version, reason)
+            state = replace(state, convergence=self.convergence.state_dict())
+            self.on_round(state, report)
         return state
 
     def _ask(self, state: ServerState) -> Cohort:
@@ -139,7 +150,7 @@ class RoundLoop:
         for reply in replies:
             positions |= reply.update.positions
             ledger = ledger.advanced(reply.update.spans)
-        return ServerState(state.version + 1, arrays, ledger, positions, state.seed)
+        return replace(state, version=state.version + 1, arrays=arrays, ledger=ledger, positions=positions)
 
     def _report(self, state: ServerState, cohort: Cohort, seconds: float) -> RoundReport:
         rows: dict[str, int] = {}

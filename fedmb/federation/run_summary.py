@@ -39,7 +39,9 @@ def summary(run: RunDirectory, state: ServerState, *, rounds: int, seconds: floa
     if found:
         lines.append(f"checkpoint  {_shown(found[-1][1])}")
     lines.append(f"run         {_shown(run.path)}")
-    if state.version < rounds:
+    if reason := state.convergence.get("reason"):
+        lines.append(f"converged   {reason}")
+    elif state.version < rounds:
         lines.append(f"stopped     go on with: fedmb {verb} --resume {_shown(run.path)}")
     return "\n".join(lines)
 

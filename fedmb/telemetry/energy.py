@@ -30,7 +30,7 @@ class Energy:
     label: Label
 
     def __add__(self, other: Energy) -> Energy:
-        """Both together: absent if one of them is, for a total with an unknown part is unknown; else modelled if one is."""
+        """Both together: absent if one of them is, since an unknown part hides the total; else modelled if one is."""
         if self.joules is None or other.joules is None:
             return Energy(None, "absent")
         label: Label = "modelled" if "modelled" in {self.label, other.label} else "measured"

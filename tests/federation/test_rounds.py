@@ -8,13 +8,14 @@ from fedmb.batch.table import TableSource
 from fedmb.errors import NotEnoughData
 from fedmb.federation.checkpoint import ServerState
 from fedmb.federation.client import client_app
-from fedmb.federation.rounds import RoundLoop, Rounds, in_dtypes_of
+from fedmb.federation.rounds import RoundLoop, Rounds, Watch, in_dtypes_of
 from fedmb.federation.server import scorer
 from fedmb.federation.strategy import MiniBatchFedAvg
 from fedmb.federation.wire import arrays_from_record, arrays_to_record, train_config
 from fedmb.ledger import Ledger, Position, Span, StreamPartition
 from fedmb.simulation.grid import InProcessGrid
 from fedmb.tasks.digits import Digits
+from fedmb.telemetry.convergence import Stopping
 from fedmb.training.local_update import LocalUpdate, Training
 from fedmb.training.parameters import initial_arrays
 from fedmb.update import Update
@@ -266,3 +267,23 @@ def test_integers_that_a_strategy_turned_into_floats_come_back_rounded():
 
     assert back["seen"] == 7
     assert (back["seen"].dtype, back["w"].dtype) == (np.int64, np.float32)
+
+
+def test_a_run_that_arrived_stops_says_why_and_stays_stopped_when_resumed():
+    def loop(state):
+        reports = []
+        one = RoundLoop(
+            scripted_grid(a=honest("a")),
+            MiniBatchFedAvg(),
+            Rounds(count=50, stopping=Stopping(metric="height", target=2.5)),
+            on_round=lambda state, report: reports.append(report),
+            watch=Watch(score=lambda state: {"height": float(state.arrays["w"][0])}),
+        )
+        return one, one.run(state), reports
+
+    first, state, reports = loop(small_state())
+    again, same, none = loop(state)
+
+    assert state.version == len(reports) == 3
+    assert first.convergence.reason == again.convergence.reason == "height 3 reached the target 2.5"
+    assert (same.version, none) == (3, [])
