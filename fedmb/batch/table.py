@@ -6,6 +6,7 @@ seeks to a position gives the rows that the uninterrupted one would have given, 
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -15,6 +16,8 @@ from fedmb.errors import SettingsError, ShapeError
 from fedmb.seeding import generator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from fedmb.batch.source import SourcePosition
@@ -69,6 +72,8 @@ class TableSource:
         if self._rows == 0:
             raise SettingsError("a table must hold at least one row, got none; leave this client out of the run")
         self._columns = {name: _gatherable(name, array) for name, array in columns.items()}
+        # Bound once: at 32 rows a batch, looking the methods up would cost as much as copying the rows.
+        self._gather = [(name, _row_gatherer(array)) for name, array in self._columns.items()]
         self._tail: Tail = tail
         self._seed = int(seed)
         # NumPy integers print differently from Python's, and keys are hashed as printed.
@@ -108,7 +113,7 @@ class TableSource:
             self._epoch, self._cursor, count = self._epoch + 1, 0, size
         rows = self._epoch_order()[self._cursor : self._cursor + count]
         batch = MiniBatch(
-            {name: np.take(array, rows, axis=0) for name, array in self._columns.items()},
+            {name: gather(rows) for name, gather in self._gather},
             origins={"private": count},
         )
         self._go(self._epoch, self._cursor + count)
@@ -150,7 +155,16 @@ class TableSource:
 
 
 def _gatherable(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """`array` as `numpy.take` reads it without copying the whole of it at each call."""
+    """`array` as rows are gathered from it without copying the whole of it at each call."""
     if array.dtype.hasobject:
         raise ShapeError(f"column {name!r} must hold numbers, got Python objects; convert it to a fixed dtype")
-    return np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+    return np.require(array, array.dtype.newbyteorder("="), ["C"])
+
+
+def _row_gatherer(array: NDArray[Any]) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
+    """A function from row numbers to fresh rows of `array`."""
+    if array.flags.aligned:
+        # "clip" spares the copy that "raise" makes before it writes; an epoch's order holds no row outside.
+        return functools.partial(array.take, axis=0, mode="clip")
+    # A member of a mapped .npz starts at any byte: `take` would copy the whole column first, indexing does not.
+    return array.__getitem__
