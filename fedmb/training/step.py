@@ -14,8 +14,7 @@ spares the graph a sum and a division.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
     from fedmb.batch.minibatch import MiniBatch
 
 
-@dataclass(frozen=True, slots=True)
-class StepReport:
+class StepReport(NamedTuple):
     """What one step saw. Figures stay on the device: a tally reads them, not every step."""
 
     rows: int
@@ -68,6 +66,7 @@ class TrainStep:
         self.optimizer = optimizer
         self.micro_size = micro_size
         self.device = device or torch.device("cpu")
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._even: dict[tuple[int, int], Tensor] = {}
 
     def __call__(self, batch: MiniBatch) -> StepReport:
@@ -80,7 +79,8 @@ class TrainStep:
         total = float(len(batch)) if even else float(batch.effective_units().sum(dtype="float64"))
         if total == 0:
             return StepReport(len(batch), 0.0, ())
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:  # what zero_grad does, without the profiler hooks: 8 % of a small step
+            parameter.grad = None
         seen = [self._backward(micro, total, even=even) for micro in micro_batches(batch, self.micro_size)]
         self.optimizer.step()
         return StepReport(len(batch), total, seen)
@@ -93,11 +93,11 @@ class TrainStep:
         units = None if even else torch.from_numpy(micro.effective_units()).to(self.device)
         weights = self._even_weights(len(micro), total, losses) if units is None else units.to(losses.dtype) / total
         torch.autograd.backward(losses, weights)
-        with torch.no_grad():
-            metrics = self.task.metrics(outputs, rows)
-        for values in metrics.values():
+        figures = {"loss": losses.detach()}
+        for name, values in self.task.metrics(outputs, rows).items():
             check_per_example(values, len(micro))
-        return Seen({"loss": losses.detach(), **metrics}, units)
+            figures[name] = values.detach()
+        return Seen(figures, units)
 
     def _even_weights(self, examples: int, total: float, like: Tensor) -> Tensor:
         """1 / total for each example, made once for each size."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 _PENDING = 64  # parts kept before they are summed: one concatenation instead of 64 additions and conversions
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """Figures of the examples of one micro-batch, on the device."""
 
     values: Mapping[str, Tensor]

@@ -89,7 +89,10 @@ def load_task(name: str) -> Task:
 
 def tensors(batch: MiniBatch, device: torch.device) -> dict[str, Tensor]:
     """The batch's columns as tensors on `device`; on the CPU they share memory with writable arrays."""
-    return {
-        name: torch.from_numpy(array if array.flags.writeable else array.copy()).to(device, non_blocking=True)
+    rows = {
+        name: torch.from_numpy(array if array.flags.writeable else array.copy())
         for name, array in batch.columns.items()
     }
+    if device.type == "cpu":
+        return rows
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in rows.items()}
