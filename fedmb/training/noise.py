@@ -1,0 +1,73 @@
+"""Gradient noise of one batch, measured while its gradients add up.
+
+Each micro-batch is a group of rows drawn alike. What its backward pass adds to `.grad` is its share of the batch's
+gradient, so the norm of every group's mean gradient is known without another pass; `fedmb.sizing.noise_scale` turns
+the norms into the noise scale. A batch that fits into memory whole is cut in two for the measured step: the gradient
+is the same, so measuring never changes what is learnt (invariant I1, up to rounding).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+class Groups(NamedTuple):
+    """What `fedmb.sizing.stats.Stats.observe_groups` takes."""
+
+    sizes: list[float]
+    """Units of each group."""
+    square_norms: list[float]
+    """Squared norm of each group's mean gradient."""
+    total_square_norm: float
+    """Squared norm of the whole batch's mean gradient."""
+
+
+class GroupNorms:
+    """Collects the groups of one batch.
+
+    Args:
+        parameters: whose gradients add up; their gradients are None at the start.
+        total: units of the whole batch.
+        scale: factor on every gradient, such as a gradient scaler's; norms are given without it.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], total: float, *, scale: float = 1.0) -> None:
+        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self._total = total
+        self._scale = scale
+        self._before: list[Tensor | None] = [None] * len(self._parameters)
+        self._sizes: list[float] = []
+        self._squares: list[Tensor] = []
+
+    def add(self, units: float) -> None:
+        """Take the group whose backward pass has just ended; one without units is no group."""
+        after = [parameter.grad for parameter in self._parameters]
+        if units > 0:
+            added = [
+                now if before is None else now - before
+                for now, before in zip(after, self._before, strict=True)
+                if now is not None
+            ]
+            self._sizes.append(units)
+            self._squares.append(_square_norm(added) * (self._total / units / self._scale) ** 2)
+        self._before = [None if now is None else now.clone() for now in after]
+
+    def report(self) -> Groups | None:
+        """The groups of the batch; None when there were fewer than two, from which nothing can be told."""
+        if len(self._sizes) < 2:  # noqa: PLR2004  # variance needs two
+            return None
+        whole = [gradient for gradient in self._before if gradient is not None]
+        total = _square_norm(whole) / self._scale**2
+        return Groups(self._sizes, [float(square) for square in self._squares], float(total))
+
+
+def _square_norm(tensors: Sequence[Tensor]) -> Tensor:
+    norms = torch._foreach_norm(list(tensors))  # noqa: SLF001  # torch's own way to one kernel for all tensors
+    return torch.stack([norm.double() for norm in norms]).square().sum()
