@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedmb.batch.files import load_table
+from fedmb.batch.minibatch import Column
 from fedmb.errors import DecodeError, FedmbError, SettingsError, ShapeError
 
 COLUMNS = {"x": np.arange(12, dtype=np.float32).reshape(4, 3), "y": np.array([1, 0, 1, 1], np.uint8)}
@@ -49,6 +50,38 @@ def test_a_safetensors_file_comes_back(tmp_path):
 
     assert loaded.keys() == COLUMNS.keys()
     assert all(np.array_equal(loaded[name], COLUMNS[name]) for name in COLUMNS)
+
+
+def test_a_folder_of_npy_files_comes_back_and_its_other_files_are_left_alone(tmp_path):
+    for name, array in COLUMNS.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    (tmp_path / "readme.txt").write_text("rows of ward 3")
+
+    loaded = load_table(tmp_path)
+
+    assert loaded.keys() == COLUMNS.keys()
+    assert all(np.array_equal(loaded[name], COLUMNS[name]) for name in COLUMNS)
+
+
+def test_a_folder_is_held_to_the_same_limits_as_an_npz(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(1000))
+    with pytest.raises(DecodeError, match="at most 100 bytes"):
+        load_table(tmp_path, max_bytes=100)
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}], object))
+    with pytest.raises(DecodeError, match="must hold plain numbers"):
+        load_table(tmp_path)
+    (tmp_path / "x.npy").write_bytes(b"no array")
+    with pytest.raises(DecodeError, match=r"readable \.npy"):
+        load_table(tmp_path)
+
+
+def test_a_schema_is_held_to_whatever_the_form(tmp_path):
+    np.savez(tmp_path / "table.npz", **COLUMNS)
+    schema = {"x": Column("float32", (3,)), "y": Column("uint8")}
+
+    assert load_table(tmp_path / "table.npz", schema=schema).keys() == schema.keys()
+    with pytest.raises(ShapeError, match="column 'y' must hold int64"):
+        load_table(tmp_path / "table.npz", schema=schema | {"y": Column("int64")})
 
 
 def test_objects_are_refused_without_being_unpickled(tmp_path):
@@ -140,12 +173,13 @@ def test_a_file_without_arrays_is_refused(tmp_path):
 
 
 def test_what_is_no_table_file_is_refused(tmp_path):
-    (tmp_path / "table.csv").write_text("a,b\n")
+    (tmp_path / "table.txt").write_text("a,b\n")
     (tmp_path / "table.npz").write_bytes(b"not a zip")
     (tmp_path / "table.safetensors").write_bytes(b"\xff" * 64)
 
-    with pytest.raises(SettingsError, match=r"must be a \.npz or \.safetensors file"):
-        load_table(tmp_path / "table.csv")
+    for mapped in (False, True):
+        with pytest.raises(SettingsError, match=r"a \.npz(, | or )\.safetensors"):
+            load_table(tmp_path / "table.txt", mapped=mapped)
     with pytest.raises(SettingsError, match="must be an existing file"):
         load_table(tmp_path / "absent.npz")
     with pytest.raises(DecodeError, match=r"readable \.npz"):
@@ -162,11 +196,11 @@ def test_a_large_safetensors_file_is_refused(tmp_path):
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(data=st.data(), suffix=st.sampled_from([".npz", ".safetensors"]))
-def test_a_damaged_file_gives_a_fedmb_error_or_a_table(tmp_path, data, suffix):
+@given(data=st.data(), suffix=st.sampled_from([".npz", ".safetensors"]), mapped=st.booleans())
+def test_a_damaged_file_gives_a_fedmb_error_or_a_table(tmp_path, data, suffix, mapped):
     path = tmp_path / f"table{suffix}"
     if suffix == ".npz":
-        np.savez_compressed(path, **COLUMNS)
+        (np.savez if mapped else np.savez_compressed)(path, **COLUMNS)
     else:
         safetensors.numpy.save_file(COLUMNS, path)
     content = bytearray(path.read_bytes())
@@ -175,7 +209,7 @@ def test_a_damaged_file_gives_a_fedmb_error_or_a_table(tmp_path, data, suffix):
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
 
     try:
-        loaded = load_table(path, max_bytes=1 << 20)
+        loaded = load_table(path, mapped=mapped, max_bytes=1 << 20)
     except FedmbError:
         return
     assert len({len(column) for column in loaded.values()}) == 1
