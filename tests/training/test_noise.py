@@ -18,7 +18,7 @@ def measured(sizes, scale=1.0, seed=0):
         losses = (model(x[part])[:, 0] - y[part]) ** 2
         gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(losses.mean(), model.parameters())]))
         losses = (model(x[part])[:, 0] - y[part]) ** 2
-        losses.backward(torch.full((len(part),), scale / sum(sizes)).double())
+        losses.backward(torch.full((len(part),), scale / sum(sizes), dtype=torch.float64))
         norms.add(len(part))
         rows.append(len(part))
     return norms.report(), torch.stack(gradients), rows
@@ -60,7 +60,7 @@ def test_a_group_without_units_is_no_group():
 
 def test_frozen_and_unused_parameters_do_not_count():
     model = nn.ModuleDict({"used": nn.Linear(2, 1), "unused": nn.Linear(2, 1), "frozen": nn.Linear(2, 1)})
-    model["frozen"].requires_grad_(False)
+    model["frozen"].requires_grad_(requires_grad=False)
     norms = GroupNorms(list(model.parameters()), 4.0)
     for _ in range(2):
         model["used"](torch.ones(2, 2)).sum().mul(0.25).backward()
