@@ -58,7 +58,7 @@ def client_app(trainer_of: Callable[[Context], LocalUpdate]) -> ClientApp:
     """
     app = ClientApp()
 
-    @app.train()  # type: ignore[untyped-decorator]  # Flower leaves its decorators untyped
+    @app.train()
     def train(message: Message, context: Context) -> Message:
         trainer = trainer_of(context)
         return reply_to(message, lambda instruction: learnt(trainer, instruction), client=trainer.client)

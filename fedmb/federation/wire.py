@@ -112,6 +112,8 @@ def read_instruction(message: Message) -> Instruction:
             arrays=arrays_from_record(message.content.array_records[ARRAYS]),
             base_version=_whole(config, BASE_VERSION),
             positions=json.loads(_text(config, POSITIONS)),
+            seed=_whole(config, SEED),
+            training=json.loads(_text(config, TRAINING)),
         )
 
 

@@ -1,0 +1,100 @@
+"""A client that is a process of its own for each message: its settings, and how it learns.
+
+The server owns what decides the model: seed, training, positions; they come with each instruction. The client owns
+what is its site's business: where its rows come from, how much memory and how many threads a step may use, and how
+its stream is cut and replayed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from fedmb.federation.client import learnt
+from fedmb.federation.client_source import Replaying, Streaming, open_source
+from fedmb.section import Section
+from fedmb.training.local_update import LocalUpdate, Training
+from fedmb.training.repeatable import compute_repeatably
+from fedmb.training.task import load_task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fedmb.federation.wire import Instruction
+    from fedmb.update import Update
+
+
+class ClientSettings(Section):
+    """Everything that `fedmb client` can be told."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name of the client, its own in the federation: the server keeps the client's position in its data under it."""
+    source: str = Field(min_length=1)
+    """Where rows come from: table:/data/x.npz, table:task?share=0&of=4 or file:///log?topic=rows."""
+    task: str = "fedmb.tasks.digits:Digits"
+    """What is learnt, written module:Class; the same as the server's."""
+    state: Path | None = None
+    """Directory of the replay ring and of records that were set aside, the client's own; state/NAME if left out."""
+    threads: int = Field(default=1, ge=1)
+    """Threads of torch; with another number the last bits of a result may differ."""
+    training: Training = Training()
+    """How to train where the server does not say; its micro_size, which only costs, holds in any case."""
+    streaming: Streaming = Streaming()
+    replay: Replaying = Replaying()
+
+    @property
+    def directory(self) -> Path:
+        """Where the client keeps what it needs between messages."""
+        return self.state or Path("state") / self.name
+
+
+def train(settings: ClientSettings, instruction: Instruction) -> Update:
+    """Learn as the server asks, with a source opened for this message alone.
+
+    The source is closed before this returns: the next message's process may start while this one still ends, and the
+    replay ring has one owner.
+
+    Raises:
+        FedmbError: settings, data or the instruction break a rule, or the model diverged.
+    """
+    trainer = trainer_for(settings, seed=instruction.seed, training=instruction.training)
+    try:
+        return learnt(trainer, instruction)
+    finally:
+        trainer.source.close()
+
+
+def trainer_for(settings: ClientSettings, *, seed: int, training: Mapping[str, Any] | None = None) -> LocalUpdate:
+    """The client's training, with its source opened; the caller closes the source.
+
+    Args:
+        settings: the client's own.
+        seed: seed of the run.
+        training: the server's way to train, a `Training` as a table; None leaves the client's.
+
+    Raises:
+        SettingsError: the task cannot be imported, or the source's URL breaks a rule.
+        ShapeError: a table's columns are not the task's.
+        AlreadyOwned: another live process has the client's ring.
+    """
+    compute_repeatably(threads=settings.threads)
+    task = load_task(settings.task)
+    chosen = settings.training
+    if training is not None:
+        chosen = Training.model_validate({**training, "micro_size": chosen.micro_size or training.get("micro_size")})
+    opened = open_source(
+        settings.source,
+        task,
+        client=settings.name,
+        seed=seed,
+        state=settings.directory,
+        streaming=settings.streaming,
+        replaying=settings.replay,
+    )
+    try:
+        return LocalUpdate(task, opened.source, chosen, client=settings.name, seed=seed)
+    except BaseException:
+        opened.source.close()
+        raise

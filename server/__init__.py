@@ -1,0 +1,1 @@
+"""Process folder of the server. A package, so that no other `server` on the path shadows it."""

@@ -1,0 +1,1 @@
+"""Process folder of the streams."""

@@ -1,0 +1,197 @@
+"""One server, a private client and a streamed one, each Flower's real processes on loopback."""
+
+import json
+import shutil
+import signal
+from types import SimpleNamespace
+from urllib.parse import quote
+
+import pytest
+from programs import Program, certificates, command_line, until
+
+from fedmb.exit_codes import ExitCode
+from fedmb.federation import checkpoint
+from fedmb.federation.client import client_app
+from fedmb.federation.deployed_client import ClientSettings, trainer_for
+from fedmb.federation.deployed_server import ServerSettings
+from fedmb.federation.rounds import Watch
+from fedmb.federation.server import Server, scorer
+from fedmb.federation.strategy import MiniBatchFedAvg
+from fedmb.settings import load
+from fedmb.simulation.grid import InProcessGrid
+from fedmb.telemetry.run_directory import RunDirectory
+from fedmb.telemetry.sinks import read_lines
+from fedmb.training.task import load_task
+
+SEED = 7
+RECORDS, ROWS_PER_RECORD = 300, 8
+STEPS, BATCH = 12, 16
+PRIVATE = "table:task?share=0&of=2"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder whose name would trip a shell or Flower's parser of key-value pairs."""
+    folder = tmp_path_factory.mktemp("federation") / 'ward "7" it\'s a=b'
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def federation(place):
+    """Two rounds, and a third by resuming while the clients live on."""
+    url = f"file://{quote(str(place / 'log'))}?topic=rows"
+    found = SimpleNamespace(url=url)
+    with Program(place, "feed", "stream", "feed", url, "--records", RECORDS, "--rows-per-second", "inf") as feed:
+        found.feed = (feed.ended(), feed.output)
+    train = ["--set", f"training.steps={STEPS}", "--set", f"training.batch_size={BATCH}"]
+    options = ["--seed", SEED, "--rounds", 2, "--min-clients", 2, "--run-dir", "run", "--port", 0, *train]
+    with Program(place, "server", "server", *options) as server:
+        address = server.logged("server listening address=").split()[0]
+        ward = ["--server", address, "--name", "ward", "--source", PRIVATE]
+        meter = ["--server", address, "--name", "meter", "--source", url, "--state", "meter state"]
+        with Program(place, "ward", "client", *ward) as one, Program(place, "meter", "client", *meter) as two:
+            found.first = (server.ended(), server.output, server.log)
+            found.metrics = [entry for _, entry in read_lines(place / "run" / "metrics.jsonl")]
+            found.state = checkpoint.newest(place / "run" / "checkpoints")
+            resume = ["--resume", "run", "--rounds", 3, "--port", address.rpartition(":")[2]]
+            with Program(place, "resumed", "server", *resume) as resumed:
+                found.second = (resumed.ended(), resumed.output, resumed.log)
+            for client in (one, two):
+                client.send(signal.SIGTERM)
+            found.clients = [client.ended(5) for client in (one, two)]
+            found.left = one.below() | two.below()
+    return found
+
+
+def test_the_feeder_filled_the_stream(federation):
+    code, output = federation.feed
+
+    assert code == ExitCode.OK
+    assert f"appended {RECORDS} records of {ROWS_PER_RECORD} rows" in output
+
+
+def test_two_rounds_finish(federation):
+    code, output, log = federation.first
+
+    assert code == ExitCode.OK, log
+    assert "rounds      2 of 2" in output
+    assert [entry["round"] for entry in federation.metrics] == [1, 2]
+    assert all(entry["clients"] == 2 and not entry["rejected"] for entry in federation.metrics)
+    assert "round closed round=2" in log
+
+
+def test_the_ledger_counts_exactly_the_rows_that_were_learnt(federation):
+    learnt = sum(entry["rows"]["stream"] for entry in federation.metrics)
+    ((partition, here),) = federation.state.ledger.items()
+
+    assert federation.state.version == 2
+    assert partition.topic == "rows"
+    assert here.offset * ROWS_PER_RECORD + here.row == learnt > 0
+
+
+def test_a_finished_run_goes_on_with_more_rounds_and_the_same_clients(federation, place):
+    code, output, log = federation.second
+    entries = [entry for _, entry in read_lines(place / "run" / "metrics.jsonl")]
+
+    assert code == ExitCode.OK, log
+    assert "rounds      3 of 3" in output
+    assert entries[:2] == federation.metrics
+    assert entries[2]["clients"] == 2
+
+
+def test_clients_drain_on_sigterm(federation):
+    assert federation.clients == [ExitCode.OK, ExitCode.OK]
+    assert not federation.left
+
+
+def test_real_processes_learn_the_same_bits_as_one_process(federation, place, tmp_path):
+    settings = load(ServerSettings, file=place / "run" / "config.toml")
+    told = settings.training.model_dump()
+    trainers = {
+        name: trainer_for(ClientSettings(name=name, source=source, state=tmp_path / name), seed=SEED, training=told)
+        for name, source in (("ward", PRIVATE), ("meter", federation.url))
+    }
+    app = client_app(lambda context: trainers[context.node_config["client"]])
+    run = RunDirectory(tmp_path / "run")
+    strategy = MiniBatchFedAvg(seed=SEED)
+    server = Server(load_task(settings.task), settings.rounds, strategy, run, seed=SEED, training=settings.training)
+
+    watch = Watch(scorer(server.task, {"": server.task.test_rows()}))
+
+    server.train(InProcessGrid(app, {2: {"client": "ward"}, 3: {"client": "meter"}}), watch=watch)
+
+    for trainer in trainers.values():
+        trainer.source.close()
+    deployed, simulated = (
+        {file.name: file.read_bytes() for _, file in checkpoint.generations(directory)}
+        for directory in (place / "run" / "checkpoints", run.checkpoints)
+    )
+    assert [name[:12] for name in deployed] == ["round-000002", "round-000003"]
+    assert deployed == simulated
+
+
+def test_clients_got_the_process_folders_and_nothing_else(federation, place):
+    (app,) = (place / "state" / "ward" / "flower" / "apps").iterdir()
+
+    names = {path.relative_to(app).parts[0] for path in app.rglob("*") if path.is_file()}
+
+    assert names == {"clients", "server", "pyproject.toml"}
+
+
+def test_a_finished_run_is_not_run_again(federation, place):
+    shutil.copytree(place / "run", place / "finished")
+    with Program(place, "again", "server", "--resume", "finished") as again:
+        code = again.ended(30)
+
+    assert code == ExitCode.OK
+    assert "rounds      3 of 3" in again.output
+    assert "listening" not in again.log
+
+
+def test_a_run_that_fails_says_why_over_tls(tmp_path):
+    certificate, key, authority = certificates(tmp_path)
+    tls = ["--ssl-certfile", certificate, "--ssl-keyfile", key, "--ssl-ca-certfile", authority]
+    with Program(tmp_path, "server", "server", "--run-dir", "run", "--port", 0, *tls) as server:
+        address = server.logged("server listening address=").split()[0]
+        wrong = ["--server", address, "--root-certificates", authority, "--task", "nowhere:Nothing"]
+        with Program(tmp_path, "client", "client", *wrong, "--name", "ward", "--source", PRIVATE):
+            code = server.ended()
+
+    assert code == ExitCode.DATA
+    assert "error: a round needs at least one usable reply" in server.log
+    assert "client ward: task 'nowhere:Nothing' must be importable" in server.log
+
+
+PROGRAMS = ("keeper.py", "flower-superlink", "flower-superexec", "flwr-serverapp", "flwr log")
+
+
+@pytest.fixture
+def waiting_server(tmp_path):
+    """A server with all its processes, the last of which waits for clients."""
+    with Program(tmp_path, "server", "server", "--run-dir", "run", "--port", 0) as server:
+
+        def complete():
+            lines = server.below().values()
+            return all(any(program in line for line in lines) for program in PROGRAMS)
+
+        until(complete, 60, lambda: f"{server.below()} {server.log}")
+        yield server
+
+
+def test_a_server_drains_on_sigterm_within_five_seconds(waiting_server):
+    started = waiting_server.below()
+
+    waiting_server.send(signal.SIGTERM)
+
+    assert waiting_server.ended(5) == ExitCode.OK
+    assert "go on with: fedmb server --resume" in waiting_server.output
+    assert not [line for process in started if (line := command_line(process))]
+
+
+def test_no_process_outlives_a_server_that_is_killed(waiting_server):
+    started = waiting_server.below()
+
+    waiting_server.send(signal.SIGKILL)
+
+    until(lambda: not any(map(command_line, started)), 10, lambda: json.dumps(started, indent=1))
