@@ -41,7 +41,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.state = self.path / "state"
         self.state.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.state / "owner.lock", self.path)
+        self._lock = locked(self.state / "owner.lock", self.path)
 
     @classmethod
     def create(cls, path: Path, *, config: str, seed: int) -> RunDirectory:
@@ -110,7 +110,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.close(directory)
 
 
-def _locked(path: Path, directory: Path) -> IO[str]:
+def locked(path: Path, directory: Path, *, kind: str = "a run directory") -> IO[str]:
+    """The lock file `path`, held until it is closed or this process ends; it names the owner's process.
+
+    Raises:
+        AlreadyOwned: another live process holds it.
+    """
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +124,7 @@ def _locked(path: Path, directory: Path) -> IO[str]:
         owner = file.read().strip() or "unknown"
         file.close()
         raise AlreadyOwned(
-            f"a run directory has one live process, {directory} belongs to process {owner}; wait for it or stop it"
+            f"{kind} has one live process, {directory} belongs to process {owner}; wait for it or stop it"
         ) from None
     file.truncate(0)
     file.write(str(os.getpid()))

@@ -2,15 +2,15 @@
 
 import pytest
 
-from fedmb import launch
 from fedmb.errors import FedmbError
+from fedmb.launch import folders as launch
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package folder that is not this checkout's."""
-    (tmp_path / "fedmb").mkdir()
-    monkeypatch.setattr(launch, "__file__", str(tmp_path / "fedmb" / "launch.py"))
+    (tmp_path / "fedmb" / "launch").mkdir(parents=True)
+    monkeypatch.setattr(launch, "__file__", str(tmp_path / "fedmb" / "launch" / "folders.py"))
     return tmp_path / "fedmb"
 
 

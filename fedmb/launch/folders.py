@@ -1,4 +1,4 @@
-"""Where the process folders are, and how their processes are started."""
+"""Where the process folders are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bundle() -> Path:
     Raises:
         FedmbError: neither is there.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for place in (package / "bundle", package.parent):
         if all((place / folder).is_dir() for folder in PROCESS_FOLDERS):
             return place

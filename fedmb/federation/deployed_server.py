@@ -1,0 +1,55 @@
+"""A server that is a process of its own: its settings, and errors that keep their name on the way out of it."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from fedmb import errors
+from fedmb.errors import FedmbError
+from fedmb.federation.rounds import Rounds
+from fedmb.section import Section
+from fedmb.training.local_update import Training
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class ServerSettings(Section):
+    """Everything that `fedmb server` can be told about a run."""
+
+    seed: int = Field(default=0, ge=0)
+    """Every random draw of the run follows from it, those of the clients too."""
+    task: str = "fedmb.tasks.digits:Digits"
+    """What is learnt, written module:Class; the model is scored where the class brings test rows."""
+    threads: int = Field(default=1, ge=1)
+    """Threads of torch."""
+    rounds: Rounds = Rounds(count=30)
+    training: Training = Training(batch_size=32, steps=20, learning_rate=0.2)
+    """How every client trains."""
+
+
+@contextmanager
+def named_failures() -> Iterator[None]:
+    """Put an error's class in front of its sentence: Flower hands on an exception's text and nothing else."""
+    try:
+        yield
+    except FedmbError as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def failure_from(text: str) -> FedmbError | None:
+    """The error that `named_failures` wrote somewhere into `text`; None where there is none."""
+    found = re.search(rf"\b({'|'.join(_KINDS)}): (.+)", text, re.DOTALL)
+    return _KINDS[found[1]](found[2].strip()) if found else None
+
+
+_KINDS: dict[str, type[FedmbError]] = {
+    name: kind
+    for name, kind in vars(errors).items()
+    # CorruptLog tells an offset, which a text does not carry; a server reads no log.
+    if isinstance(kind, type) and issubclass(kind, FedmbError) and kind is not errors.CorruptLog
+}

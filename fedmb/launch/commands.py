@@ -1,0 +1,131 @@
+"""Command lines and environment of Flower's programs.
+
+Every command is a list, run without a shell. None holds a secret: any user of the machine can read command lines.
+Settings travel as paths of TOML files, so no value meets the quoting rules of a shell or of Flower's own parser.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import site
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedmb.errors import FedmbError
+from fedmb.settings.toml import value_text
+
+if TYPE_CHECKING:
+    from fedmb.launch.endpoint import Listen, Server
+
+CONNECTION = "fedmb"  # name of the connection in Flower's configuration
+TASK_POLL_SECONDS = "0.05"  # Flower's 1.0 s costs up to a second at every message; its floor is 0.01
+
+
+def executable(name: str) -> str:
+    """Path of one of Flower's programs: the one beside this Python first, since another may be of another version.
+
+    Raises:
+        FedmbError: there is none.
+    """
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
+    if found is None:
+        raise FedmbError(
+            f"{name} must stand beside {sys.executable} or on the PATH, got neither; install flwr with this Python"
+        )
+    return found
+
+
+def environment(home: Path) -> dict[str, str]:
+    """This process's environment, without what Flower would do over the network unasked.
+
+    Args:
+        home: Flower's directory; apps and its configuration go there and not into the user's home.
+    """
+    beside = str(Path(executable("flower-superlink")).parent)
+    return os.environ | {
+        # Flower starts its other programs by bare name.
+        "PATH": os.pathsep.join([beside, os.environ.get("PATH", os.defpath)]),
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        # Without it every run resolves the app's dependencies from an index and builds a virtual environment.
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": os.environ.get("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", TASK_POLL_SECONDS),
+        # Flower's INFO lines, coloured even in files, would bury fedmb's own, which tell the same.
+        "FLWR_LOG_LEVEL": os.environ.get("FLWR_LOG_LEVEL", "WARNING"),
+        "PYTHONPATH": os.pathsep.join(_import_path()),
+        "PYTHONUNBUFFERED": "1",  # a log line is read while its process still runs
+    }
+
+
+def _import_path() -> list[str]:
+    """PYTHONPATH by which Flower's processes find the very fedmb that started them, installed or not."""
+    own = str(Path(__file__).resolve().parents[2])
+    given = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    return given if own in {*given, *site.getsitepackages()} else [own, *given]
+
+
+def superlink(listen: Listen) -> list[str]:
+    """The SuperLink: one port for nodes, runs and the server's own processes."""
+    place = ["--host", listen.host, "--port", str(listen.port), "--disable-runtime-dependency-installation"]
+    return [executable("flower-superlink"), *place, *_tls_of(listen)]
+
+
+def _tls_of(listen: Listen) -> list[str]:
+    if not listen.tls:
+        return ["--insecure"]
+    return [
+        "--ssl-certfile",
+        str(listen.certificate),
+        "--ssl-keyfile",
+        str(listen.key),
+        "--ssl-ca-certfile",
+        str(listen.authority),
+    ]
+
+
+def supernode(server: Server, *, port: int, node_config: Path) -> list[str]:
+    """A SuperNode of one client.
+
+    Args:
+        server: what it connects to.
+        port: of its own programs, on loopback.
+        node_config: a TOML file; its values are the app's `context.node_config`.
+    """
+    trust = ["--root-certificates", str(server.root_certificates)] if server.root_certificates else []
+    return [
+        executable("flower-supernode"),
+        "--superlink",
+        server.address,
+        *(["--insecure"] if server.insecure else trust),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--node-config",
+        str(node_config),
+    ]
+
+
+def connection(listen: Listen) -> str:
+    """Flower's configuration file, which names the server to its command line."""
+    trust = f"root-certificates = {value_text(listen.authority)}" if listen.authority else "insecure = true"
+    return f"[superlink.{CONNECTION}]\naddress = {value_text(listen.own_address)}\n{trust}\n"
+
+
+def submit(app: Path, run_config: Path) -> list[str]:
+    """Start a run of a staged app; answers JSON with its "run-id"."""
+    return [executable("flwr"), "run", str(app), CONNECTION, "--run-config", str(run_config), "--format", "json"]
+
+
+def follow(run_id: str) -> list[str]:
+    """Print what the ServerApp of a run says until the run is over."""
+    return [executable("flwr"), "log", run_id, CONNECTION, "--stream"]
+
+
+def status(run_id: str) -> list[str]:
+    """The run's status as JSON. It is needed because Flower's commands return 0 for a run that failed."""
+    return [executable("flwr"), "ls", CONNECTION, "--run-id", run_id, "--format", "json"]

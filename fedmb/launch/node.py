@@ -1,0 +1,84 @@
+"""A SuperNode for one client, kept running for as long as the client is."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Self
+
+from fedmb.errors import FedmbError
+from fedmb.launch import commands
+from fedmb.launch.child import Child
+from fedmb.settings import to_toml
+from fedmb.settings.toml import value_text
+from fedmb.telemetry.run_directory import locked, write_atomically
+
+if TYPE_CHECKING:
+    from threading import Event
+
+    from fedmb.federation.deployed_client import ClientSettings
+    from fedmb.launch.endpoint import Server
+
+log = logging.getLogger(__name__)
+
+SHORT_LIFE_SECONDS = 10.0  # a SuperNode that was started wrongly ends sooner: it takes 2 to 4 s to connect
+SHORT_LIVES = 3  # in a row, before starting it again is given up; one may be a server that just went
+AGAIN_SECONDS = 1.0  # before it is started again
+
+
+class Node:
+    """One client's SuperNode.
+
+    Args:
+        settings: the client's own; written to its state directory, where each message's process reads them.
+        server: what it connects to.
+        port: of its own programs, on loopback.
+
+    Raises:
+        AlreadyOwned: another live client has the state directory.
+    """
+
+    def __init__(self, settings: ClientSettings, server: Server, *, port: int) -> None:
+        directory = settings.directory.resolve()
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = locked(directory / "owner.lock", directory, kind="a client's directory")
+        home = directory / "flower"
+        home.mkdir(exist_ok=True)
+        file = directory / "client.toml"
+        write_atomically(file, to_toml(settings.model_copy(update={"state": directory})))
+        node_config = home / "node.toml"
+        write_atomically(node_config, f"settings = {value_text(file)}\n")
+        self._command = commands.supernode(server, port=port, node_config=node_config)
+        self._environment = commands.environment(home)
+
+    def supervise(self, stop: Event) -> None:
+        """Run the SuperNode until `stop` is set; one that ends is started again.
+
+        A SuperNode waits for a server that went away and ends when another one, that does not know it, takes its
+        place. So it is started again for every run of `fedmb server`.
+
+        Raises:
+            FedmbError: it ended at once several times in a row, so starting it again would not help.
+        """
+        short_lives = 0
+        while not stop.is_set():
+            started = time.monotonic()
+            with Child(self._command, environment=self._environment, output=sys.stderr) as child:
+                code = child.wait(stop)
+            if code is None:
+                return
+            short_lives = short_lives + 1 if time.monotonic() - started < SHORT_LIFE_SECONDS else 0
+            if short_lives == SHORT_LIVES:
+                raise FedmbError(
+                    f"a SuperNode must keep running, it ended at once {SHORT_LIVES} times, last with code {code}; read "
+                    "what it says above"
+                )
+            log.warning("node ended code=%d again_seconds=%g", code, AGAIN_SECONDS)
+            stop.wait(AGAIN_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
