@@ -65,3 +65,26 @@ def _drawn_without_replacement(
             weights = (left - drawn).astype(np.float64)
         drawn = np.minimum(drawn + generator.multinomial(missing, weights / weights.sum()), left)
     return drawn
+
+
+def shard(source_size: int, rank: int, world: int) -> slice:
+    """Which of `source_size` rows in their global order worker `rank` of `world` takes: a level, consecutive part.
+
+    Pure arithmetic: workers that read one source in step and each keep their part of every batch learn from the same
+    rows, however many they are, and a run of four workers can be resumed by two, since the position is the source's.
+
+        batch = source.take(size)                      # the same on every worker
+        part = shard(len(batch), rank, world)
+        batch.rows(part.start, part.stop)              # empty where there are more workers than rows
+
+    Raises:
+        SettingsError: `rank` is none of the `world` workers, or the size is negative.
+
+    Source: elastic determinism, MosaicML Streaming, "Elastic determinism" in docs.mosaicml.com/projects/streaming.
+    """
+    if source_size < 0 or not 0 <= rank < world:
+        raise SettingsError(
+            f"a worker must be 0 to below the number of workers, got {rank} of {world} for {source_size} rows",
+            key="rank",
+        )
+    return slice(rank * source_size // world, (rank + 1) * source_size // world)

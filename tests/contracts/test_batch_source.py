@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from row_sources import buckets, curriculum, dataset, graph, mapped_table, padded_dataset
 
 from fedmb.batch.minibatch import MiniBatch, check_columns
+from fedmb.batch.mixture import Mixture
+from fedmb.batch.prefetch import Prefetch
 from fedmb.batch.source import BatchSource
 from fedmb.batch.table import TableSource
 from fedmb.ingest.codec import codec_headers
@@ -73,6 +76,29 @@ def blended_stream(folder: Path) -> Opener:
     return open_blend
 
 
+def mixture(folder: Path, temperature: float = 2.0) -> Opener:
+    def open_mixture() -> BatchSource:
+        sources = {name: table(folder, tail)() for name, tail in {"a": "balance", "b": "keep", "c": "drop"}.items()}
+        return Mixture(sources, temperature, task_column="task", seed=11, client="site", weights={"c": 5})
+
+    return open_mixture
+
+
+def mixture_of_streams(folder: Path) -> Opener:
+    (folder / "a").mkdir()
+    (folder / "b").mkdir()
+    open_a, open_b = blend(folder / "a"), stream(folder / "b")
+    return lambda: Mixture({"a": open_a(), "b": open_b()}, weights={"a": 1, "b": 2}, seed=11, client="site")
+
+
+def prefetched(world: Callable[[Path], Opener], depth: int) -> Callable[[Path], Opener]:
+    def open_world(folder: Path) -> Opener:
+        opener = world(folder)
+        return lambda: Prefetch(opener(), depth)
+
+    return open_world
+
+
 WORLDS: dict[str, Callable[[Path], Opener]] = {
     "table": table,
     "table, tails kept": functools.partial(table, tail="keep"),
@@ -83,6 +109,23 @@ WORLDS: dict[str, Callable[[Path], Opener]] = {
     "stream of three partitions": functools.partial(stream, partitions=3),
     "stream with replay": blended_stream,
     "blend without replay": functools.partial(blend, share=0.0),
+    "mapped table": mapped_table,
+    "dataset": dataset,
+    "dataset, tails dropped": functools.partial(dataset, tail="drop"),
+    "padded dataset": padded_dataset,
+    "buckets": buckets,
+    "buckets under a token budget": functools.partial(buckets, tokens=24),
+    "curriculum": curriculum,
+    "curriculum, tails dropped": functools.partial(curriculum, tail="drop"),
+    "graph": graph,
+    "mixture": mixture,
+    "even mixture": functools.partial(mixture, temperature=math.inf),
+    "mixture of blend and stream": mixture_of_streams,
+    "table ahead by one": prefetched(table, 1),
+    "table ahead by four": prefetched(table, 4),
+    "buckets ahead": prefetched(buckets, 2),
+    "stream ahead": prefetched(stream, 2),
+    "stream with replay ahead": prefetched(blended_stream, 2),
 }
 
 
