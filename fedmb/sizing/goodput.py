@@ -4,7 +4,7 @@ Progress a second is throughput times efficiency: a step of B rows takes a + c B
 B / (1 + B / noise) are worth their cost. The product has its maximum at B = sqrt(noise a / c): more where a step has
 overhead to spread, less where rows are dear or the gradient is clear.
 
-Source: Qiao et al. 2021 (Pollux), arXiv:2008.12260, section 3.1; the closed form follows for step times of the form
+Source: Qiao et al. 2021 (Pollux), arXiv:2008.12260, section 3; the closed form follows for step times of the form
 a + c B and equals the arg max of AdaptDL's expression.
 """
 
@@ -45,7 +45,7 @@ def best_size(noise: float, cost: Line) -> float:
 def progress_per_cost(size: float, noise: float, cost: Line) -> float:
     """Rows' worth of progress for one second (or joule): throughput times statistical efficiency.
 
-    Source: Qiao et al. 2021, arXiv:2008.12260, equations 3 and 7, up to a factor that no size changes.
+    Source: Qiao et al. 2021, arXiv:2008.12260, section 3, up to a factor that no size changes.
     """
     if noise == 0:
         return 0.0

@@ -43,7 +43,7 @@ def sqrt_scaled(base_rate: float, size: float, base_size: float) -> float:
     Raises:
         SettingsError: a size is not positive.
 
-    Source: Krizhevsky 2014, arXiv:1404.5997, section 5; for Adam, Malladi et al. 2022, arXiv:2205.10287.
+    Source: Krizhevsky 2014, arXiv:1404.5997; for Adam, Malladi et al. 2022, arXiv:2205.10287.
     """
     return base_rate * sqrt(size, base_size)
 
@@ -72,7 +72,7 @@ def gain(size: float, base_size: float, noise: float | None) -> float:
         SettingsError: a size is not positive.
         ValueError: the noise is negative.
 
-    Source: Johnson et al. 2020 (AdaScale), arXiv:2007.05105, section 3; the same as McCandlish et al. 2018,
+    Source: Johnson et al. 2020 (AdaScale), arXiv:2007.05105; the same as McCandlish et al. 2018,
     arXiv:1812.06162, equation 2.6, relative to the base size.
     """
     ratio = _ratio(size, base_size)

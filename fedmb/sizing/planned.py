@@ -88,7 +88,7 @@ def instead_of_decay(schedule: Schedule, base: int) -> BatchSize:
     Raises:
         SettingsError: the base is below 1.
 
-    Source: Smith et al. 2017, arXiv:1711.00489, section 3.
+    Source: Smith et al. 2017, arXiv:1711.00489.
     """
     return BatchSize(functools.partial(_instead_of_decay, schedule, checked_start(base)))
 

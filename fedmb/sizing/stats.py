@@ -107,8 +107,10 @@ class Stats:
 
     def observe_loss(self, mean_loss: float, rows: int) -> None:
         """Count the mean loss over `rows`; one that is not finite is set aside."""
-        if not self._is_broken([mean_loss], 0.0):
+        if math.isfinite(mean_loss):
             self._averages["loss"].observe(mean_loss, rows)
+        else:
+            self.set_aside += 1
 
     @property
     def trace(self) -> float | None:
