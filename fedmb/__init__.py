@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from fedmb.replay.ring import Ring
     from fedmb.replay.uniform import UniformReplay
     from fedmb.simulation.grid import InProcessGrid
-    from fedmb.training.local_update import LocalUpdate, Training
+    from fedmb.training.local_update import LocalUpdate
+    from fedmb.training.recipe import Training
     from fedmb.training.step import TrainStep
     from fedmb.training.task import Task
     from fedmb.update import Update
@@ -48,7 +49,7 @@ _HOMES = {
     "TableSource": "fedmb.batch.table",
     "Task": "fedmb.training.task",
     "TrainStep": "fedmb.training.step",
-    "Training": "fedmb.training.local_update",
+    "Training": "fedmb.training.recipe",
     "UniformReplay": "fedmb.replay.uniform",
     "Update": "fedmb.update",
     "client_app": "fedmb.federation.client",

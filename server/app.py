@@ -48,5 +48,9 @@ def main(grid: Grid, context: Context) -> None:
         ]
         for sink in sinks:
             open_parts.callback(sink.close)
-        watch = Watch(scorer(task, {"": task.test_rows()})) if isinstance(task, TaskWithData) else None
+        watch = (
+            Watch(scorer(task, {"": task.test_rows()}, build=settings.training.build_model))
+            if isinstance(task, TaskWithData)
+            else None
+        )
         server.train(grid, sinks=sinks, watch=watch)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def server(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings in TOML.")] = None,
     override: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, like training.batch_size=64; may be repeated.")
+        list[str] | None, typer.Option("--set", help="One setting, like training.sizing.size=64; may be repeated.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Number of rounds; more of them with --resume.")] = None,

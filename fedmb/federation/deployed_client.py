@@ -15,7 +15,8 @@ from pydantic import Field
 from fedmb.federation.client import learnt
 from fedmb.federation.client_source import Replaying, Streaming, open_source
 from fedmb.section import Section
-from fedmb.training.local_update import LocalUpdate, Training
+from fedmb.training.local_update import LocalUpdate
+from fedmb.training.recipe import Training
 from fedmb.training.repeatable import compute_repeatably
 from fedmb.training.task import load_task
 

@@ -12,7 +12,8 @@ from fedmb import errors
 from fedmb.errors import FedmbError
 from fedmb.federation.rounds import Rounds
 from fedmb.section import Section
-from fedmb.training.local_update import Training
+from fedmb.sizing.learning_rate_section import LearningRate
+from fedmb.training.recipe import Training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ class ServerSettings(Section):
     threads: int = Field(default=1, ge=1)
     """Threads of torch."""
     rounds: Rounds = Rounds(count=30)
-    training: Training = Training(batch_size=32, steps=20, learning_rate=0.2)
+    training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     """How every client trains."""
 
 

@@ -30,11 +30,12 @@ from fedmb.telemetry.events import RoundReport
 from fedmb.update import Arrays, added, check_arrays
 
 if TYPE_CHECKING:
-    from fedmb.federation.checkpoint import ServerState
     from collections.abc import Callable, Mapping
 
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Strategy
+
+    from fedmb.federation.checkpoint import ServerState
 
 log = logging.getLogger(__name__)
 

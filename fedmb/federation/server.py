@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Strategy
+    from torch import nn
 
     from fedmb.batch.minibatch import Columns
     from fedmb.telemetry.events import RoundReport, Sink
     from fedmb.telemetry.run_directory import RunDirectory
-    from fedmb.training.local_update import Training
+    from fedmb.training.recipe import Training
     from fedmb.training.task import Task
     from fedmb.update import Arrays
 
@@ -65,7 +66,8 @@ class Server:
             raise SettingsError(
                 f"a run keeps its seed, {run.path} was started with {found.seed}, got {seed}; use another run directory"
             )
-        self.state = found or ServerState(version=0, arrays=initial_arrays(task, seed), seed=seed)
+        build = training.build_model if training else None
+        self.state = found or ServerState(version=0, arrays=initial_arrays(task, seed, build=build), seed=seed)
 
     def train(
         self, grid: Grid, *, sinks: Sequence[Sink] = (), watch: Watch | None = None, stop: Event | None = None
@@ -90,12 +92,14 @@ class Server:
         return loop.run(self.state)
 
 
-def scorer(task: Task, groups: Mapping[str, Columns]) -> Callable[[ServerState], dict[str, float]]:
+def scorer(
+    task: Task, groups: Mapping[str, Columns], *, build: Callable[[Task], nn.Module] | None = None
+) -> Callable[[ServerState], dict[str, float]]:
     """A function that scores a state's model on each group of held-out rows.
 
     The figures of group "" keep their names; those of a group "departed" are called "departed_accuracy" and so on.
     """
-    model = task.build_model()
+    model = build(task) if build else task.build_model()
 
     def score(state: ServerState) -> dict[str, float]:
         return {

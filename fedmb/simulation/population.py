@@ -21,7 +21,9 @@ from fedmb.ingest.file_writer import FsyncPolicy
 from fedmb.ingest.producer import Feeder
 from fedmb.section import Section
 from fedmb.seeding import generator
-from fedmb.training.local_update import LocalUpdate, Training
+from fedmb.sizing.learning_rate_section import LearningRate
+from fedmb.training.local_update import LocalUpdate
+from fedmb.training.recipe import Training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +77,7 @@ class Simulation(Section):
     threads: int = Field(default=1, ge=1)
     """Threads of torch; with another number the last bits of a result may differ."""
     rounds: Rounds = Rounds(count=30)
-    training: Training = Training(batch_size=32, steps=20, learning_rate=0.2)
+    training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     private: Private = Private()
     streamed: Streamed = Streamed()
     streaming: Streaming = Streaming()
@@ -91,8 +93,9 @@ class Simulation(Section):
 
     def drift_record(self) -> int:
         """Number of the record with which the label mix changes."""
-        replayed = round(self.training.batch_size * self.replay.share)
-        fresh_rows = self.rounds.count * self.training.steps * (self.training.batch_size - replayed)
+        size = self.training.sizing.size  # policies start from it; one that changes it moves the drift in time
+        replayed = round(size * self.replay.share)
+        fresh_rows = self.rounds.count * self.training.steps * (size - replayed)
         return max(1, round(fresh_rows * self.streamed.drift_at / self.streamed.rows_per_record))
 
 

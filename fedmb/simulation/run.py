@@ -58,13 +58,17 @@ def simulate(
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(mode=True)
     strategy = MiniBatchFedAvg(fraction_train=settings.rounds.fraction_train, seed=settings.seed)
-    server = Server(task, settings.rounds, strategy, run, seed=settings.seed)
+    server = Server(task, settings.rounds, strategy, run, seed=settings.seed, training=settings.training)
     population = Population(settings, task, run.state)
     app = client_app(lambda context: population.trainers[str(context.node_config["client"])])
     grid = InProcessGrid(
         app, {FIRST_NODE_ID + number: {"client": name} for number, name in enumerate(population.trainers)}
     )
-    watch = Watch(scorer(task, held_out(settings, task)), lambda _: population.lag(), population.set_aside)
+    watch = Watch(
+        scorer(task, held_out(settings, task), build=settings.training.build_model),
+        lambda _: population.lag(),
+        population.set_aside,
+    )
     opened = sinks(server.state.version)
     try:
         with population.feeding():

@@ -46,6 +46,13 @@ class GroupNorms:
         self._sizes: list[float] = []
         self._squares: list[Tensor] = []
 
+    def begin_if_cleared(self) -> None:
+        """Forget the groups so far when all gradients were cleared: the batch starts again."""
+        if self._sizes and all(parameter.grad is None for parameter in self._parameters):
+            self._before = [None] * len(self._parameters)
+            self._sizes.clear()
+            self._squares.clear()
+
     def add(self, units: float) -> None:
         """Take the group whose backward pass has just ended; one without units is no group."""
         after = [parameter.grad for parameter in self._parameters]

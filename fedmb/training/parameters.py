@@ -13,6 +13,8 @@ from fedmb.seeding import torch_seed
 from fedmb.update import Arrays, check_arrays
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from fedmb.training.task import Task
@@ -39,11 +41,19 @@ def load_arrays(model: nn.Module, arrays: Arrays) -> None:
             tensor.copy_(torch.from_numpy(np.array(array)))
 
 
-def initial_arrays(task: Task, seed: int) -> dict[str, NDArray[Any]]:
-    """The model that round 1 starts from; the same for one task and seed on every machine."""
+def initial_arrays(
+    task: Task, seed: int, *, build: Callable[[Task], nn.Module] | None = None
+) -> dict[str, NDArray[Any]]:
+    """The model that round 1 starts from; the same for one task and seed on every machine.
+
+    Args:
+        task: what is learnt.
+        seed: seed of the run.
+        build: makes the model, such as `Training.build_model`; the task itself when left out.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "initial model"))
-        return arrays_of(task.build_model())
+        return arrays_of(build(task) if build else task.build_model())
 
 
 def check_finite(arrays: Arrays, *, client: str) -> None:

@@ -1,10 +1,12 @@
 """One mini-batch step whose gradient does not depend on how the batch is split.
 
     total = sum of units over the whole batch
-    for micro in split(batch, micro_size):                     # memory, not mathematics
-        outputs = task.forward(model, micro)
-        losses  = task.loss(outputs, micro)                    # (examples,), never averaged by the task
+    for micro in split(batch):                                 # memory, not mathematics
+        with precision.forward():
+            losses = task.loss(task.forward(model, micro))     # (examples,), never averaged by the task
         losses.backward(units(micro) / total)                  # gradients add up
+    edits()                                                    # proximal term, sum over devices
+    guard(parameters)                                          # OK, SKIP or ROLLBACK, once a batch
     optimizer.step()                                           # once a batch
 
 So the gradient is sum(units * gradient) / sum(units) for any partition (invariant I2): unequal micro-batches, tails,
@@ -18,16 +20,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from fedmb.errors import SettingsError
+from fedmb.training.guard import Verdict
+from fedmb.training.microbatch import Split
+from fedmb.training.noise import GroupNorms, Groups
+from fedmb.training.precision import Precision
 from fedmb.training.tally import Seen, check_per_example
 from fedmb.training.task import Task, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
     from fedmb.batch.minibatch import MiniBatch
+    from fedmb.training.guard import GradientGuard
+    from fedmb.training.rollback import RollbackPoint
 
 
 class StepReport(NamedTuple):
@@ -35,8 +42,14 @@ class StepReport(NamedTuple):
 
     rows: int
     units: float
+    """Units that were learnt; 0 when the step was skipped."""
     seen: Sequence[Seen]
-    """Figures of each micro-batch; none when the batch had no units."""
+    """Figures of each micro-batch; none when nothing was learnt."""
+    verdict: Verdict = Verdict.OK
+    norm: Tensor | None = None
+    """Total gradient norm before clipping, shape (); None without a guard."""
+    groups: Groups | None = None
+    """Norms of the batch's groups, where noise was measured."""
 
 
 class TrainStep:
@@ -46,7 +59,11 @@ class TrainStep:
         task: gives outputs, losses and metrics.
         model: trained in place.
         optimizer: any `torch.optim.Optimizer` over the model's parameters.
-        micro_size: most examples in memory at once; None keeps the batch whole. It changes memory, never the result.
+        split: how a batch is cut to fit into memory; it never changes the result.
+        precision: number format of the forward pass.
+        edits: called in order once the gradients of a batch are complete, to change them in place.
+        guard: judges the gradients of each batch; None lets all pass.
+        rollback: where to go back to when the guard says so.
         device: where the model lives.
     """
 
@@ -56,24 +73,36 @@ class TrainStep:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
-        micro_size: int | None = None,
+        split: Split | None = None,
+        precision: Precision | None = None,
+        edits: Sequence[Callable[[], None]] = (),
+        guard: GradientGuard | None = None,
+        rollback: RollbackPoint | None = None,
         device: torch.device | None = None,
     ) -> None:
-        if micro_size is not None and micro_size < 1:
-            raise SettingsError(f"micro_size must be at least 1, got {micro_size}; leave it out for no split")
         self.task = task
         self.model = model
         self.optimizer = optimizer
-        self.micro_size = micro_size
+        self.split = split or Split.whole()
         self.device = device or torch.device("cpu")
+        self.precision = precision or Precision("fp32", device=self.device)
+        self.edits = tuple(edits)
+        self.guard = guard
+        self.rollback = rollback
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._plain = self.precision.name == "fp32"
         self._even: dict[tuple[int, int], Tensor] = {}
 
-    def __call__(self, batch: MiniBatch) -> StepReport:
+    def __call__(self, batch: MiniBatch, *, measure: bool = False) -> StepReport:
         """Learn one batch; a batch without units leaves the model alone.
+
+        Args:
+            batch: what is learnt.
+            measure: measure the batch's gradient noise too; a batch that is not split is cut in two for it.
 
         Raises:
             ShapeError: the task's loss is not of shape (examples,).
+            Diverged: fp16 overflows at every scale.
         """
         even = batch.units is None and batch.mask is None
         total = float(len(batch)) if even else float(batch.effective_units().sum(dtype="float64"))
@@ -81,23 +110,69 @@ class TrainStep:
             return StepReport(len(batch), 0.0, ())
         for parameter in self._parameters:  # what zero_grad does, without the profiler hooks: 8 % of a small step
             parameter.grad = None
-        seen = [self._backward(micro, total, even=even) for micro in micro_batches(batch, self.micro_size)]
-        self.optimizer.step()
-        return StepReport(len(batch), total, seen)
+        if measure:
+            seen, groups = self._measured(batch, total, even=even)
+        else:
+            groups = None
+            seen = self.split.run(batch, lambda micro: self._backward(micro, total, even=even), self.model)
+        verdict, norm = self._update()
+        if verdict is not Verdict.OK:
+            return StepReport(len(batch), 0.0, (), verdict, norm, groups)
+        return StepReport(len(batch), total, seen, verdict, norm, groups)
+
+    def _measured(self, batch: MiniBatch, total: float, *, even: bool) -> tuple[list[Seen], Groups | None]:
+        """The backward passes of at least two parts, with the norms of their gradients."""
+        norms = GroupNorms(self._parameters, total, scale=self.precision.scale)
+
+        def backward(micro: MiniBatch) -> Seen:
+            norms.begin_if_cleared()  # memory may have run out, and the split starts again
+            seen = self._backward(micro, total, even=even)
+            norms.add(float(len(micro)) if even else float(micro.effective_units().sum(dtype="float64")))
+            return seen
+
+        return self.split.run(batch, backward, self.model, most=max(1, (len(batch) + 1) // 2)), norms.report()
 
     def _backward(self, micro: MiniBatch, total: float, *, even: bool) -> Seen:
         rows = tensors(micro, self.device)
-        outputs = self.task.forward(self.model, rows)
-        losses = self.task.loss(outputs, rows)
+        if self._plain:
+            outputs = self.task.forward(self.model, rows)
+            losses = self.task.loss(outputs, rows)
+        else:
+            with self.precision.forward():
+                outputs = self.task.forward(self.model, rows)
+                losses = self.task.loss(outputs, rows)
+            losses = losses.float()
         check_per_example(losses, len(micro))
         units = None if even else torch.from_numpy(micro.effective_units()).to(self.device)
         weights = self._even_weights(len(micro), total, losses) if units is None else units.to(losses.dtype) / total
-        torch.autograd.backward(losses, weights)
+        torch.autograd.backward(losses, weights if self._plain else self.precision.scaled(weights))
         figures = {"loss": losses.detach()}
         for name, values in self.task.metrics(outputs, rows).items():
             check_per_example(values, len(micro))
             figures[name] = values.detach()
         return Seen(figures, units)
+
+    def _update(self) -> tuple[Verdict, Tensor | None]:
+        """Edit and judge the gradients, then step, skip or go back."""
+        if not self._plain:
+            self.precision.unscale(self.optimizer)
+        for edit in self.edits:
+            edit()
+        norm = None
+        if self.guard is not None:
+            verdict, norm = (report := self.guard(self._parameters)).verdict, report.norm
+            if verdict is not Verdict.OK:
+                self.precision.skip()
+                if verdict is Verdict.ROLLBACK and self.rollback is not None:
+                    self.rollback.restore()
+                return verdict, norm
+        if self._plain:
+            self.optimizer.step()
+        elif not self.precision.step(self.optimizer):
+            return Verdict.SKIP, norm
+        if self.rollback is not None:
+            self.rollback.after_step()
+        return Verdict.OK, norm
 
     def _even_weights(self, examples: int, total: float, like: Tensor) -> Tensor:
         """1 / total for each example, made once for each size."""
@@ -106,12 +181,3 @@ class TrainStep:
         if found is None or found.dtype != like.dtype:
             found = self._even[key] = torch.full((examples,), 1 / total, dtype=like.dtype, device=self.device)
         return found
-
-
-def micro_batches(batch: MiniBatch, micro_size: int | None) -> Iterator[MiniBatch]:
-    """Consecutive parts of at most `micro_size` examples, as views."""
-    if micro_size is None or len(batch) <= micro_size:
-        yield batch
-        return
-    for start in range(0, len(batch), micro_size):
-        yield batch.rows(start, min(start + micro_size, len(batch)))

@@ -10,13 +10,13 @@ from fedmb.launch import bundle
 from fedmb.replay.ring import Ring
 from fedmb.settings import load
 from fedmb.simulation.grid import InProcessGrid
-from fedmb.training.local_update import Training
+from fedmb.training.recipe import Training
 from fedmb.training.parameters import initial_arrays
 from fedmb.training.task import load_task
 
 TABLE = "table:task?share=0&of=4"
 DIGITS = "fedmb.tasks.digits:Digits"
-TOLD = Training(batch_size=8, steps=3, learning_rate=0.5).model_dump()
+TOLD = Training.plain(batch_size=8, steps=3, learning_rate=0.5).model_dump()
 
 
 def instruction(**told):
@@ -34,7 +34,7 @@ def test_seed_and_training_travel_with_the_instruction():
 
 
 def test_the_servers_training_wins():
-    settings = ClientSettings(name="ward", source=TABLE, training=Training(batch_size=32, steps=10))
+    settings = ClientSettings(name="ward", source=TABLE, training=Training.plain(batch_size=32, steps=10))
 
     update = train(settings, instruction(seed=5, training=TOLD))
 
@@ -42,17 +42,17 @@ def test_the_servers_training_wins():
 
 
 def test_without_the_servers_training_the_clients_own_holds():
-    settings = ClientSettings(name="ward", source=TABLE, training=Training(batch_size=4, steps=2))
+    settings = ClientSettings(name="ward", source=TABLE, training=Training.plain(batch_size=4, steps=2))
 
     assert train(settings, instruction()).rows == {"private": 8}
 
 
 def test_the_clients_micro_size_holds_in_any_case():
-    settings = ClientSettings(name="ward", source=TABLE, training=Training(micro_size=2))
+    settings = ClientSettings(name="ward", source=TABLE, training=Training.plain(micro_size=2))
 
     trainer = trainer_for(settings, seed=0, training=TOLD)
 
-    assert (trainer.training.micro_size, trainer.training.batch_size) == (2, 8)
+    assert (trainer.training.micro_size, trainer.training.sizing.size) == (2, 8)
 
 
 def test_the_runs_seed_decides_the_rows():

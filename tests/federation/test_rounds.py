@@ -16,7 +16,8 @@ from fedmb.ledger import Ledger, Position, Span, StreamPartition
 from fedmb.simulation.grid import InProcessGrid
 from fedmb.tasks.digits import Digits
 from fedmb.telemetry.convergence import Stopping
-from fedmb.training.local_update import LocalUpdate, Training
+from fedmb.training.local_update import LocalUpdate
+from fedmb.training.recipe import Training
 from fedmb.training.parameters import initial_arrays
 from fedmb.update import Update
 
@@ -28,7 +29,7 @@ def digits_grid(count=3, steps=10, only=None):
     for k in range(count):
         part = {name: array[k::count] for name, array in rows.items()}
         source = TableSource(part, seed=0, client=f"c{k}")
-        training = Training(batch_size=32, steps=steps, learning_rate=0.2)
+        training = Training.plain(batch_size=32, steps=steps, learning_rate=0.2)
         trainers[f"c{k}"] = LocalUpdate(task, source, training, client=f"c{k}", seed=0)
     app = client_app(lambda context: trainers[context.node_config["client"]])
     return InProcessGrid(app, {10 + k: {"client": f"c{k}"} for k in range(count)})

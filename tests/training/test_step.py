@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedmb.batch.minibatch import Column, MiniBatch
-from fedmb.errors import SettingsError, ShapeError
+from fedmb.errors import ShapeError
+from fedmb.training.microbatch import Split
 from fedmb.training.step import TrainStep
 from fedmb.training.tally import Tally
 
@@ -48,11 +49,15 @@ def tallied(report):
     return tally.sums()
 
 
+def split_of(micro_size):
+    return Split.whole() if micro_size is None else Split.fixed(micro_size)
+
+
 def gradients(batch, micro_size):
     torch.manual_seed(0)
     task = Regression()
     model = task.build_model()
-    TrainStep(task, model, torch.optim.SGD(model.parameters(), lr=0.0), micro_size=micro_size)(batch)
+    TrainStep(task, model, torch.optim.SGD(model.parameters(), lr=0.0), split=split_of(micro_size))(batch)
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
@@ -91,7 +96,7 @@ def test_sums_do_not_depend_on_the_split():
     model = task.build_model()
     step = TrainStep(task, model, torch.optim.SGD(model.parameters(), lr=0.0))
     whole = step(batch)
-    step.micro_size = 5
+    step.split = Split.fixed(5)
     parts = step(batch)
 
     assert whole.units == parts.units == 37
@@ -118,14 +123,6 @@ def test_a_task_that_averages_is_told_so():
         step(rows(4))
 
 
-def test_micro_size_below_one_is_refused():
-    task = Regression()
-    model = task.build_model()
-
-    with pytest.raises(SettingsError, match="at least 1, got 0"):
-        TrainStep(task, model, torch.optim.SGD(model.parameters(), lr=0.1), micro_size=0)
-
-
 def test_one_step_is_gradient_descent_on_least_squares():
     batch = rows(10, seed=9)
     torch.manual_seed(0)
@@ -134,7 +131,7 @@ def test_one_step_is_gradient_descent_on_least_squares():
     weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
     x, y = torch.from_numpy(batch.columns["x"]), torch.from_numpy(batch.columns["y"])
     error = x @ weight[0] + bias - y
-    TrainStep(task, model, torch.optim.SGD(model.parameters(), lr=0.1), micro_size=3)(batch)
+    TrainStep(task, model, torch.optim.SGD(model.parameters(), lr=0.1), split=Split.fixed(3))(batch)
 
     assert torch.allclose(model.weight[0], weight[0] - 0.1 * 2 * (error[:, None] * x).mean(0), rtol=1e-12)
     assert torch.allclose(model.bias, bias - 0.1 * 2 * error.mean(), rtol=1e-12)

@@ -1,0 +1,292 @@
+"""Steps one after the other: size -> rows -> split -> gradient -> guard -> update.
+
+    while the budget lasts:
+        size  = policy(progress, stats)                 # every POLL steps
+        batch = source.take(size)
+        hyper-parameters = schedule(samples) x follow(rows of this batch)
+        report = step(batch)                            # split, precision, edits, guard, optimiser
+        progress counts rows; stats count noise, time and loss where the policy reads them
+
+Each technique replaces one arrow, reads `Stats`, and knows none of the others. All clocks count samples, so a changed
+batch size leaves warmup and decay at the same sample (invariant I3).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fedmb.errors import NotEnoughData, SettingsError
+from fedmb.ledger import joined
+from fedmb.sizing.planned import fixed
+from fedmb.sizing.policy import BatchSize, Progress
+from fedmb.sizing.stats import Stats
+from fedmb.training.guard import Verdict
+from fedmb.training.hyperparameters import Hyperparameters
+from fedmb.training.tally import Tally
+from fedmb.update import added
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from fedmb.batch.minibatch import MiniBatch
+    from fedmb.batch.source import BatchSource
+    from fedmb.ledger import Spans
+    from fedmb.sizing.clocks import Follow
+    from fedmb.sizing.schedule import Schedule
+    from fedmb.telemetry.energy import Meter
+    from fedmb.training.step import StepReport, TrainStep
+    from fedmb.training.weight_average import WeightAverage
+
+POLL = 16  # steps between two questions to the policy; a question costs microseconds, a size lives for seconds
+NOISE_EVERY = 500  # steps: cutting a batch in two costs half a step more, so its share stays under 0.5 %
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much to train; the first limit that is reached ends it.
+
+    Raises:
+        SettingsError: no limit is finite, or one is not positive.
+    """
+
+    steps: float = math.inf
+    samples: float = math.inf
+    seconds: float = math.inf
+
+    def __post_init__(self) -> None:
+        limits = (self.steps, self.samples, self.seconds)
+        if math.isinf(min(limits)) or not min(limits) > 0:
+            raise SettingsError(
+                f"a budget needs a limit above 0 that is finite, got {self.steps} steps, {self.samples} samples and "
+                f"{self.seconds} seconds; set one"
+            )
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What a stretch of training saw."""
+
+    steps: int = 0
+    """Batches taken, skipped ones included."""
+    skipped: int = 0
+    """Batches whose gradients were thrown away."""
+    rollbacks: int = 0
+    """Skipped batches that also wound the model back."""
+    units: float = 0.0
+    """Units that were learnt; skipped batches have none."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Rows taken, by origin."""
+    spans: Spans = field(default_factory=dict)
+    """Stretches of stream partitions that were taken."""
+    wait_seconds: float = 0.0
+    """Time spent waiting for rows."""
+    tally: Tally = field(default_factory=Tally)
+    gradient_norms: list[torch.Tensor] = field(default_factory=list)
+    """Total norm of each batch, with a guard."""
+
+    def count(self, batch: MiniBatch, report: StepReport) -> None:
+        """Add one step."""
+        self.steps += 1
+        self.skipped += report.verdict is not Verdict.OK
+        self.rollbacks += report.verdict is Verdict.ROLLBACK
+        self.units += report.units
+        self.tally.add(report.seen)
+        self.rows = added(self.rows, batch.origins)
+        if batch.span:
+            self.spans = joined(self.spans, batch.span)
+        if report.norm is not None:
+            self.gradient_norms.append(report.norm)
+
+    def sums(self) -> dict[str, float]:
+        """Everything that can be added up over clients; this waits for the device once."""
+        figures = {"units": self.units, "steps": float(self.steps), **self.tally.sums()}
+        figures |= {"skipped": float(self.skipped), "wait_seconds": self.wait_seconds}
+        if self.gradient_norms:
+            norms = torch.stack(self.gradient_norms).double()
+            figures["gradient_norm"] = float(norms[norms.isfinite()].sum())
+        return figures
+
+
+class Trainer:
+    """Trains one model from one source.
+
+    Args:
+        step: takes the steps.
+        source: gives the rows.
+        size: rows to ask for; a number stands for a fixed size.
+        schedule: factor on the learning rate, by samples.
+        follow: hyper-parameters that follow the rows of each step.
+        noise_every: steps between two measurements of the gradient noise; 0 measures only what the policy reads.
+        average: moving average of the weights, updated after each step.
+        meter: counts the joules that an energy policy reads.
+        clock: seconds, for the time that a policy reads and the waiting for rows.
+
+    Raises:
+        SettingsError: the policy has no upper bound.
+    """
+
+    def __init__(
+        self,
+        step: TrainStep,
+        source: BatchSource,
+        *,
+        size: BatchSize | int,
+        schedule: Schedule | None = None,
+        follow: Follow | None = None,
+        noise_every: int = 0,
+        average: WeightAverage | None = None,
+        meter: Meter | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.step = step
+        self.source = source
+        self.size = fixed(size) if isinstance(size, int) else size
+        if math.isinf(self.size.largest):
+            raise SettingsError("a batch size needs an upper bound, got a policy without one; add .clip(lo, hi)")
+        self.hyperparameters = Hyperparameters(step.model, step.optimizer, schedule=schedule, follow=follow)
+        reads = self.size.reads | (follow.reads if follow else frozenset())
+        self.noise_every = noise_every or (NOISE_EVERY if "noise" in reads else 0)
+        self.stats = Stats()
+        self.average = average
+        self._reads = reads
+        self._meter = meter
+        self._clock = clock
+        self._joules: float | None = None
+        self._samples = self._steps = 0
+        self._size: int | None = None
+        self._asked_at: int | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """Where training stands, as a policy sees it."""
+        return Progress(
+            samples=self._samples,
+            steps=self._steps,
+            epoch=self._samples / self.source.examples_per_epoch,
+            learning_rate=self.hyperparameters.learning_rate,
+            size=self._size,
+            asked_at=self._asked_at,
+        )
+
+    def run(self, budget: Budget) -> Learnt:
+        """Train until the budget is used up; a source that stays silent ends it early.
+
+        Raises:
+            Diverged: fp16 overflows at every scale.
+        """
+        learnt = Learnt()
+        rows_left, deadline = budget.samples, self._clock() + budget.seconds
+        self.step.model.train()
+        while learnt.steps < budget.steps and rows_left > 0 and self._clock() < deadline:
+            wanted = int(min(self._next_size(), rows_left))
+            asked = self._clock()
+            try:
+                batch = self.source.take(wanted)
+            except NotEnoughData:
+                break
+            started = self._clock()
+            self.hyperparameters.apply(self._samples, len(batch), self.stats)
+            report = self.step(batch, measure=self.noise_every > 0 and self._steps % self.noise_every == 0)
+            if self.average is not None and report.verdict is Verdict.OK:
+                self.average.after_step(self.hyperparameters.ema_decay)
+            learnt.wait_seconds += started - asked
+            learnt.count(batch, report)
+            self._observe(report, started)
+            rows_left -= len(batch)
+        return learnt
+
+    def _next_size(self) -> int:
+        if self._size is None or self._steps % POLL == 0:
+            self._size = self.size(self.progress, self.stats)
+            self._asked_at = self._samples
+        return self._size
+
+    def _observe(self, report: StepReport, started: float) -> None:
+        self._steps += 1
+        if report.verdict is Verdict.OK:  # a skipped batch was not learnt, so no clock in samples counts it
+            self._samples += report.rows
+        if report.groups is not None:
+            self.stats.observe_groups(*report.groups)
+        if not self._reads:
+            return
+        if self._reads & {"seconds", "joules"}:
+            self.stats.observe_step(report.rows, self._clock() - started, self._joules_since_last())
+        if "loss" in self._reads and report.units:
+            sums = Tally()
+            sums.add(report.seen)
+            self.stats.observe_loss(sums.sums()["loss"] / report.units, report.rows)
+
+    def _joules_since_last(self) -> float | None:
+        if self._meter is None:
+            return None
+        before, self._joules = self._joules, self._meter.used().joules
+        return None if before is None or self._joules is None else self._joules - before
+
+    def clock_state(self) -> dict[str, Any]:
+        """Progress, statistics, guard and scale as JSON values: what a client carries from round to round."""
+        state: dict[str, Any] = {"samples": self._samples, "steps": self._steps}
+        state |= {"size": self._size, "asked_at": self._asked_at}
+        if self._reads or self.noise_every:
+            state["stats"] = self.stats.state_dict()
+        if self.step.guard is not None:
+            state["guard"] = self.step.guard.state_dict()
+        if scale := self.step.precision.state_dict():
+            state["precision"] = scale
+        return state
+
+    def load_clock_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `clock_state` gave.
+
+        Raises:
+            SettingsError: the state belongs to another precision.
+            ValueError: the state belongs to other statistics.
+        """
+        self._samples, self._steps = state["samples"], state["steps"]
+        self._size, self._asked_at = state["size"], state["asked_at"]
+        if "stats" in state:
+            self.stats.load_state_dict(state["stats"])
+        if "guard" in state and self.step.guard is not None:
+            self.step.guard.load_state_dict(state["guard"])
+        self.step.precision.load_state_dict(state.get("precision", {}))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on; tensors for model, optimiser, averages and torch's generators."""
+        step = self.step
+        state = {
+            "clock": self.clock_state(),
+            "source": self.source.position(),
+            "model": {name: value.detach().clone() for name, value in step.model.state_dict().items()},
+            "optimizer": copy.deepcopy(step.optimizer.state_dict()),
+            "generators": {"cpu": torch.get_rng_state(), "cuda": _cuda_generators(step.device)},
+        }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        if step.rollback is not None:
+            state["rollback"] = step.rollback.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on, to the bit, from what `state_dict` gave; torch's global generators are set too."""
+        step = self.step
+        step.model.load_state_dict(state["model"])
+        step.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.hyperparameters.groups = step.optimizer.param_groups
+        self.load_clock_state(state["clock"])
+        self.source.seek(state["source"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if step.rollback is not None:
+            step.rollback.load_state_dict(state["rollback"])
+        torch.set_rng_state(state["generators"]["cpu"])
+        if state["generators"]["cuda"] is not None:
+            torch.cuda.set_rng_state(state["generators"]["cuda"], step.device)
+
+
+def _cuda_generators(device: torch.device) -> torch.Tensor | None:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
