@@ -179,8 +179,12 @@ class Prefetch:
             self._thread = threading.Thread(target=self._make_batches, name="fedmb-prefetch", daemon=True)
             self._thread.start()
 
+    def _is_awaited(self) -> bool:
+        """True while the taker has nothing to take; it may not have woken up yet to what lies ready."""
+        return self._is_waited_for and not self._ready
+
     def _may_make(self) -> bool:
-        is_due = self._is_waited_for or not self._is_silent
+        is_due = self._is_awaited() or not self._is_silent
         is_wanted = self._asked is not None and not self._has_failed and len(self._ready) < self._depth
         return self._is_closed or (is_wanted and is_due)
 
@@ -190,7 +194,7 @@ class Prefetch:
                 self._changed.wait_for(self._may_make)
                 if self._is_closed:
                     return
-                size, was_waited_for = self._asked, self._is_waited_for
+                size, was_waited_for = self._asked, self._is_awaited()
                 self._is_making = True
             assert size is not None
             made = self._made(size)

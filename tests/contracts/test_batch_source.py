@@ -245,7 +245,7 @@ def test_a_position_of_nothing_known_is_refused(opened):
 
 
 def test_a_size_below_one_is_refused(opened):
-    with pytest.raises(ValueError, match="1 (row )?or more"):
+    with pytest.raises(ValueError, match=r"1 (row )?or more"):
         opened().take(0)
 
 
