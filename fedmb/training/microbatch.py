@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import math
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -164,10 +165,10 @@ def parts(batch: MiniBatch, size: float, *, multiple: int = 1) -> Iterator[MiniB
     if rows <= size:
         yield batch
         return
-    count = math.ceil(rows / size)
-    level = -(-math.ceil(rows / count) // multiple) * multiple
-    for start in range(0, rows, level):
-        yield batch.rows(start, min(start + level, rows))
+    count, groups = math.ceil(rows / size), -(-rows // multiple)
+    edges = [groups * part // count * multiple for part in range(count + 1)]
+    for start, stop in pairwise(edges):
+        yield batch.rows(start, min(stop, rows))
 
 
 @contextmanager

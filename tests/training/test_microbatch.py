@@ -218,7 +218,7 @@ def test_most_bounds_the_parts_of_one_batch(no_limit):
         split.run(batch(20), memory, model, most=10)
         sizes[split._predict, split._size] = memory.sizes[-3:]
 
-    assert list(sizes.values()) == [[10, 10], [8, 8, 4], [8, 8, 4]]
+    assert list(sizes.values()) == [[10, 10], [4, 8, 8], [4, 8, 8]]
 
 
 def test_sizes_survive_a_restart(no_limit):
