@@ -66,6 +66,6 @@ class PygNeighbourhoods:
             self._torch.manual_seed(int(random.integers(SEEDS)))
             drawn = self._loaders[fan_out](distinct.tolist())
         sources, targets = array_of(drawn.edge_index)
-        graph = Graph.of(np.stack([array_of(drawn.n_id)[sources], targets]), len(array_of(drawn.n_id)))
+        graph = Graph.of(np.stack([array_of(drawn.n_id)[sources], targets]), self.num_nodes)
         found, mask = graph.sample(np.arange(len(distinct)), fan_out, random)
         return found[places], mask[places]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmb.batch.sharding import dirichlet_shares
+from fedmb.batch.sharding import dirichlet_shares, shard
+from fedmb.batch.table import TableSource
 from fedmb.errors import SettingsError
 
 
@@ -74,3 +75,37 @@ def test_labels_may_be_names_and_may_lack_a_value():
 def test_impossible_splits_are_refused(labels, shares, alpha):
     with pytest.raises(SettingsError):
         dirichlet_shares(labels, shares, alpha, np.random.default_rng(0))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 200), st.integers(1, 40))
+def test_workers_parts_are_level_and_follow_each_other(size, world):
+    parts = [shard(size, rank, world) for rank in range(world)]
+
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(size))
+    assert {part.stop - part.start for part in parts} <= {size // world, -(-size // world)}
+
+
+def test_the_rows_of_every_step_are_the_same_whatever_the_number_of_workers():
+    """Four workers for three steps, then two, then seven: each step learns what one worker would have."""
+    columns = {"y": np.arange(50)}
+    alone = TableSource(columns, seed=0, client="a")
+    position = alone.position()
+    for world in (4, 2, 7):
+        workers = [TableSource(columns, seed=0, client="a") for _ in range(world)]
+        for worker in workers:
+            worker.seek(position)
+        for _ in range(3):
+            together = []
+            for rank, worker in enumerate(workers):
+                batch = worker.take(12)
+                part = shard(len(batch), rank, world)
+                together += batch.rows(part.start, part.stop).columns["y"].tolist()
+            assert together == alone.take(12).columns["y"].tolist()
+        position = workers[0].position()
+
+
+@pytest.mark.parametrize(("size", "rank", "world"), [(5, 2, 2), (5, -1, 2), (5, 0, 0), (-1, 0, 1)])
+def test_a_worker_that_is_none_is_refused(size, rank, world):
+    with pytest.raises(SettingsError, match="a worker must be 0 to below"):
+        shard(size, rank, world)
