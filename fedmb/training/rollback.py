@@ -1,4 +1,4 @@
-"""A copy of the last good parameters, to go back to when training runs away."""
+"""Copies to go back to: of the last good parameters, and of the buffers before a batch."""
 
 from __future__ import annotations
 
@@ -69,6 +69,33 @@ class RollbackPoint:
         """Go on from what `state_dict` gave."""
         self._steps = int(state["steps"])
         self._kept = copy.deepcopy({name: state[name] for name in ("model", "optimizer")})
+
+
+class KeptBuffers:
+    """A model's buffers before a batch, for when the batch is not learnt.
+
+    The forward pass of a bad batch has already been averaged into running statistics when the guard sees its gradient;
+    one value that is not finite would stay there for good. Free for a model without buffers.
+
+    Args:
+        model: whose buffers are kept, as it is now.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers = list(model.buffers())
+        self._kept = [buffer.detach().clone() for buffer in self._buffers]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Keep the buffers as they are: before each batch."""
+        for kept, buffer in zip(self._kept, self._buffers, strict=True):
+            kept.copy_(buffer)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the buffers back: after a batch that was skipped."""
+        for kept, buffer in zip(self._kept, self._buffers, strict=True):
+            buffer.copy_(kept)
 
 
 def _copied(state: Mapping[str, Any]) -> dict[str, Any]:

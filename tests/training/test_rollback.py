@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fedmb.errors import SettingsError
-from fedmb.training.rollback import RollbackPoint
+from fedmb.training.rollback import KeptBuffers, RollbackPoint
 
 
 def build():
@@ -82,3 +82,17 @@ def test_every_below_one_is_refused():
 
     with pytest.raises(SettingsError, match="got 0"):
         RollbackPoint(model, optimizer, every=0)
+
+
+def test_a_bad_batch_leaves_no_trace_in_running_statistics():
+    model, optimizer = build()
+    buffers = KeptBuffers(model)
+    learn(model, optimizer, 0)
+    buffers.keep()
+    before = copy.deepcopy(model.state_dict())
+    model(torch.full((4, 3), torch.nan))
+    spoilt = model[1].running_mean.isnan().all()
+    buffers.restore()
+
+    assert spoilt
+    assert same(model.state_dict(), before)
