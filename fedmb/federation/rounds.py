@@ -23,11 +23,12 @@ from pydantic import Field
 
 from fedmb.errors import NotEnoughData
 from fedmb.federation.cohort import Cohort, Collector, no_reason
+from fedmb.federation.round_figures import monitored, summed
 from fedmb.federation.wire import arrays_from_record, arrays_to_record, train_config
 from fedmb.section import Section
 from fedmb.telemetry.convergence import Convergence, Stopping
 from fedmb.telemetry.events import RoundReport
-from fedmb.update import Arrays, added, check_arrays
+from fedmb.update import Arrays, check_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -122,8 +123,8 @@ class RoundLoop:
                     f"a round needs at least one usable reply, {fruitless} rounds in a row had none; last reasons: "
                     f"{no_reason(cohort.rejected)}"
                 )
-            state = self._advanced(state, cohort)
-            report = self._report(state, cohort, time.monotonic() - started)
+            before, state = state.arrays, self._advanced(state, cohort)
+            report = self._report(before, state, cohort, time.monotonic() - started)
             if reason := self.convergence.observe(report):
                 log.info("run converged round=%d reason=%s", state.version, reason)
             state = replace(state, convergence=self.convergence.state_dict())
@@ -153,12 +154,9 @@ class RoundLoop:
             ledger = ledger.advanced(reply.update.spans)
         return replace(state, version=state.version + 1, arrays=arrays, ledger=ledger, positions=positions)
 
-    def _report(self, state: ServerState, cohort: Cohort, seconds: float) -> RoundReport:
-        rows: dict[str, int] = {}
-        sums: dict[str, float] = {}
-        for reply in cohort.in_order():
-            rows = added(rows, reply.update.rows)
-            sums = added(sums, reply.update.sums)
+    def _report(self, before: Arrays, state: ServerState, cohort: Cohort, seconds: float) -> RoundReport:
+        updates = [reply.update for reply in cohort.in_order()]
+        rows, sums = summed(updates)
         units = sums.get("units", 0.0)
         return RoundReport(
             round=state.version,
@@ -170,6 +168,7 @@ class RoundLoop:
             clients=len(cohort.accepted),
             rejected=cohort.rejected,
             set_aside=self.watch.set_aside() if self.watch.set_aside else 0,
+            monitor=monitored(updates, before, state.arrays),
         )
 
 

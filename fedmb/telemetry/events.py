@@ -33,6 +33,9 @@ class RoundReport:
     set_aside: int = 0
     """Records that could not be decoded, since the run started."""
 
+    monitor: Mapping[str, float] = field(default_factory=dict)
+    """What to watch beside the loss, such as "gradient_norm" and "update_ratio"; absent where nobody measured it."""
+
     @property
     def rows_per_second(self) -> float:
         """Training rows of the round over its wall-clock time."""
@@ -51,6 +54,7 @@ class RoundReport:
             "clients": self.clients,
             "rejected": dict(self.rejected),
             "set_aside": self.set_aside,
+            "monitor": {name: _number(value) for name, value in self.monitor.items()},
         }
 
 

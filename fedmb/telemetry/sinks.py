@@ -64,6 +64,7 @@ class TensorBoard:
         """Add the round's figures."""
         scalars = {f"test/{name}": value for name, value in report.scores.items()}
         scalars |= {f"rows/{name}": float(value) for name, value in report.rows.items()}
+        scalars |= {f"monitor/{name}": value for name, value in report.monitor.items()}
         scalars |= {"train/loss": report.train_loss, "train/rows_per_second": report.rows_per_second}
         if report.lag is not None:
             scalars["stream/lag"] = float(report.lag)

@@ -10,8 +10,9 @@ import torch
 from fedmb.batch.prefetch import Prefetch
 from fedmb.errors import SettingsError
 from fedmb.seeding import torch_seed
+from fedmb.telemetry.energy import available_meter
 from fedmb.training.parameters import arrays_of, check_finite, load_arrays
-from fedmb.training.trainer import Budget
+from fedmb.training.stretch import Budget
 from fedmb.update import Arrays, Update
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class LocalUpdate:
                 key="training.epochs",
             )
         rounded = samples if math.isinf(samples) else math.ceil(samples)
+        self._meter = available_meter(training.watts)
         self._budget = Budget(steps=training.steps, samples=rounded, seconds=training.seconds)
 
     def run(self, arrays: Arrays, *, base_version: int, position: Mapping[str, Any]) -> Update:
@@ -75,6 +77,7 @@ class LocalUpdate:
             ShapeError: the arrays do not fit the task's model.
             Diverged: a parameter is no longer finite; nothing of this round may be used.
         """
+        spent = self._meter.used()
         load_arrays(self.model, arrays)
         trainer = self.training.build_trainer(self.task, self.model, self.source, self._pacing, self.device)
         self.source.seek(dict(position.get("source", {})))
@@ -83,6 +86,11 @@ class LocalUpdate:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(torch_seed(self.seed, self.client, base_version, "train"))
             learnt = trainer.run(self._budget)
+        sums = learnt.sums()
+        if trainer.stats.trace is not None:
+            sums["trace_units"] = trainer.stats.trace * learnt.units
+        if spent.joules is not None and (now := self._meter.used()).joules is not None:
+            sums[f"joules_{now.label}"] = now.joules - spent.joules
         trained = arrays_of(self.model)
         check_finite(trained, client=self.client)
         return Update(
@@ -91,6 +99,6 @@ class LocalUpdate:
             base_version=base_version,
             positions={self.client: {"source": self.source.position(), "trainer": trainer.clock_state()}},
             spans=learnt.spans,
-            sums=learnt.sums(),
+            sums=sums,
             rows=learnt.rows,
         )

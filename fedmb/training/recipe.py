@@ -102,7 +102,7 @@ class Training(Section):
     """Power to model energy with where this machine cannot measure it."""
 
     @classmethod
-    def plain(cls, *, batch_size: int = 32, learning_rate: float = 0.1, **others: Any) -> Training:  # noqa: ANN401  # fields
+    def plain(cls, *, batch_size: int = 32, learning_rate: float = 0.1, **others: Any) -> Training:  # fields
         """A fixed batch size and a constant rate, the most common recipe, without naming their sections.
 
         Raises:
@@ -133,8 +133,9 @@ class Training(Section):
         return self
 
     def build_model(self, task: Task) -> nn.Module:
-        """The task's model with its norm layers and blocks as these settings want them; `state_dict` names are the
-        same on server and clients that share the settings.
+        """The task's model with its norm layers and blocks as these settings want them.
+
+        Server and clients that share the settings build the same names and shapes.
 
         Raises:
             SettingsError: a block has no such name, or a layer cannot be replaced.

@@ -16,27 +16,23 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fedmb.errors import NotEnoughData, SettingsError
-from fedmb.ledger import joined
 from fedmb.sizing.planned import fixed
 from fedmb.sizing.policy import BatchSize, Progress
 from fedmb.sizing.stats import Stats
 from fedmb.training.guard import Verdict
 from fedmb.training.hyperparameters import Hyperparameters
+from fedmb.training.stretch import Budget, Learnt
 from fedmb.training.tally import Tally
-from fedmb.update import added
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from fedmb.batch.minibatch import MiniBatch
     from fedmb.batch.source import BatchSource
-    from fedmb.ledger import Spans
     from fedmb.sizing.clocks import Follow
     from fedmb.sizing.schedule import Schedule
     from fedmb.telemetry.energy import Meter
@@ -45,72 +41,6 @@ if TYPE_CHECKING:
 
 POLL = 16  # steps between two questions to the policy; a question costs microseconds, a size lives for seconds
 NOISE_EVERY = 500  # steps: cutting a batch in two costs half a step more, so its share stays under 0.5 %
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How much to train; the first limit that is reached ends it.
-
-    Raises:
-        SettingsError: no limit is finite, or one is not positive.
-    """
-
-    steps: float = math.inf
-    samples: float = math.inf
-    seconds: float = math.inf
-
-    def __post_init__(self) -> None:
-        limits = (self.steps, self.samples, self.seconds)
-        if math.isinf(min(limits)) or not min(limits) > 0:
-            raise SettingsError(
-                f"a budget needs a limit above 0 that is finite, got {self.steps} steps, {self.samples} samples and "
-                f"{self.seconds} seconds; set one"
-            )
-
-
-@dataclass(slots=True)
-class Learnt:
-    """What a stretch of training saw."""
-
-    steps: int = 0
-    """Batches taken, skipped ones included."""
-    skipped: int = 0
-    """Batches whose gradients were thrown away."""
-    rollbacks: int = 0
-    """Skipped batches that also wound the model back."""
-    units: float = 0.0
-    """Units that were learnt; skipped batches have none."""
-    rows: dict[str, int] = field(default_factory=dict)
-    """Rows taken, by origin."""
-    spans: Spans = field(default_factory=dict)
-    """Stretches of stream partitions that were taken."""
-    wait_seconds: float = 0.0
-    """Time spent waiting for rows."""
-    tally: Tally = field(default_factory=Tally)
-    gradient_norms: list[torch.Tensor] = field(default_factory=list)
-    """Total norm of each batch, with a guard."""
-
-    def count(self, batch: MiniBatch, report: StepReport) -> None:
-        """Add one step."""
-        self.steps += 1
-        self.skipped += report.verdict is not Verdict.OK
-        self.rollbacks += report.verdict is Verdict.ROLLBACK
-        self.units += report.units
-        self.tally.add(report.seen)
-        self.rows = added(self.rows, batch.origins)
-        if batch.span:
-            self.spans = joined(self.spans, batch.span)
-        if report.norm is not None:
-            self.gradient_norms.append(report.norm)
-
-    def sums(self) -> dict[str, float]:
-        """Everything that can be added up over clients; this waits for the device once."""
-        figures = {"units": self.units, "steps": float(self.steps), **self.tally.sums()}
-        figures |= {"skipped": float(self.skipped), "wait_seconds": self.wait_seconds}
-        if self.gradient_norms:
-            norms = torch.stack(self.gradient_norms).double()
-            figures["gradient_norm"] = float(norms[norms.isfinite()].sum())
-        return figures
 
 
 class Trainer:
@@ -181,7 +111,8 @@ class Trainer:
             Diverged: fp16 overflows at every scale.
         """
         learnt = Learnt()
-        rows_left, deadline = budget.samples, self._clock() + budget.seconds
+        began = self._clock()
+        rows_left, deadline = budget.samples, began + budget.seconds
         self.step.model.train()
         while learnt.steps < budget.steps and rows_left > 0 and self._clock() < deadline:
             wanted = int(min(self._next_size(), rows_left))
@@ -195,10 +126,13 @@ class Trainer:
             report = self.step(batch, measure=self.noise_every > 0 and self._steps % self.noise_every == 0)
             if self.average is not None and report.verdict is Verdict.OK:
                 self.average.after_step(self.hyperparameters.ema_decay)
+            if report.verdict is Verdict.OK:
+                learnt.rate += self.hyperparameters.learning_rate
             learnt.wait_seconds += started - asked
             learnt.count(batch, report)
-            self._observe(report, started)
+            self._observe(report, started, warm=learnt.steps > 1)
             rows_left -= len(batch)
+        learnt.seconds = self._clock() - began
         return learnt
 
     def _next_size(self) -> int:
@@ -207,7 +141,7 @@ class Trainer:
             self._asked_at = self._samples
         return self._size
 
-    def _observe(self, report: StepReport, started: float) -> None:
+    def _observe(self, report: StepReport, started: float, *, warm: bool) -> None:
         self._steps += 1
         if report.verdict is Verdict.OK:  # a skipped batch was not learnt, so no clock in samples counts it
             self._samples += report.rows
@@ -215,7 +149,7 @@ class Trainer:
             self.stats.observe_groups(*report.groups)
         if not self._reads:
             return
-        if self._reads & {"seconds", "joules"}:
+        if warm and self._reads & {"seconds", "joules"}:  # the first step of a stretch allocates and tunes
             self.stats.observe_step(report.rows, self._clock() - started, self._joules_since_last())
         if "loss" in self._reads and report.units:
             sums = Tally()

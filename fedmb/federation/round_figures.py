@@ -1,0 +1,100 @@
+"""Figures of a round, from what its clients sent: sums divided once, norms, noise and heterogeneity."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedmb.errors import ShapeError
+from fedmb.sizing.noise_scale import heterogeneity, noise_of
+from fedmb.update import added
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fedmb.update import Arrays, Update
+
+_TWO = 2  # groups, below which nothing can be said about variance
+
+
+def summed(updates: Sequence[Update]) -> tuple[dict[str, int], dict[str, float]]:
+    """Rows by origin and sums by name over all clients."""
+    rows: dict[str, int] = {}
+    sums: dict[str, float] = {}
+    for update in updates:
+        rows, sums = added(rows, update.rows), added(sums, update.sums)
+    return rows, sums
+
+
+def monitored(updates: Sequence[Update], before: Arrays, after: Arrays) -> dict[str, float]:
+    """What to watch beside the loss; a figure that nobody measured is left out.
+
+    - `gradient_norm`: mean over the clients' steps, with a guard;
+    - `update_ratio`: |change of the global model| / |global model|;
+    - `skipped`: steps whose gradient was thrown away;
+    - `wait_share`: part of the clients' time that they waited for rows;
+    - `joules_measured`, `joules_modelled`: energy, only where every client knows its own;
+    - `noise`, `dissimilarity`: see `across_clients`.
+    """
+    _, sums = summed(updates)
+    figures = {"skipped": sums.get("skipped", 0.0), "update_ratio": _ratio(before, after)}
+    if "gradient_norm" in sums and sums.get("steps"):
+        figures["gradient_norm"] = sums["gradient_norm"] / sums["steps"]
+    if sums.get("seconds"):
+        figures["wait_share"] = sums["wait_seconds"] / sums["seconds"]
+    for name in ("joules_measured", "joules_modelled"):
+        if updates and all(name in update.sums for update in updates):
+            figures[name] = sums[name]
+    return figures | across_clients(updates, before)
+
+
+def across_clients(updates: Sequence[Update], before: Arrays) -> dict[str, float]:
+    """Gradient noise scale, in rows, and dissimilarity of the clients (1 where they agree), told apart.
+
+    A client's mean gradient over its round is taken as its change over the sum of its learning rates, which holds for
+    plain SGD and small steps. Batch size cures noise, not heterogeneity: a large dissimilarity asks for another
+    algorithm or fewer local steps. Needs two clients that measure their own noise (`training.noise_every`).
+    """
+    known = [one for one in updates if one.weight > 0 and one.sums.get("rate") and "trace_units" in one.sums]
+    if len(known) < _TWO:
+        return {}
+    sizes = np.array([one.weight for one in known])
+    gradients = [_gradient(one, before) for one in known]
+    mean = np.average(np.stack(gradients), axis=0, weights=sizes)
+    traces = [one.mean("trace_units") for one in known]
+    try:
+        found = heterogeneity(sizes, [float(g @ g) for g in gradients], float(mean @ mean), traces)
+    except (ShapeError, ValueError):
+        return {}
+    noise = noise_of(found.trace, found.gradient_square)
+    if noise is None or not math.isfinite(noise):
+        return {}
+    return {"noise": noise, "dissimilarity": 1 + found.tau_square / found.gradient_square}
+
+
+def _gradient(update: Update, before: Arrays) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """The client's change over the sum of its learning rates, all floating arrays as one vector."""
+    parts = [
+        (before[name].astype(np.float64) - array).ravel()
+        for name, array in sorted(update.arrays.items())
+        if np.issubdtype(array.dtype, np.floating)
+    ]
+    vector: np.ndarray[tuple[int], np.dtype[np.float64]] = np.concatenate(parts) / update.sums["rate"]
+    return vector
+
+
+def _ratio(before: Arrays, after: Arrays) -> float:
+    moved, size = _square(before, after), _square(before, {})
+    return math.sqrt(moved / size) if size else 0.0
+
+
+def _square(one: Arrays, other: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] | Arrays) -> float:
+    """Sum of squares of `one - other`, of `one` where `other` lacks it; floating arrays only."""
+    total = 0.0
+    for name, array in one.items():
+        if np.issubdtype(array.dtype, np.floating):
+            difference = array.astype(np.float64) - other[name] if name in other else array.astype(np.float64)
+            total += float(np.vdot(difference, difference))
+    return total

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from fedmb.federation.round_figures import across_clients, monitored, summed
+from fedmb.update import Update
+
+BEFORE = {"w": np.full(400, 2.0), "seen": np.array(7)}
+
+
+def update(client, gradient, *, rows=100, rate=0.5, trace=None, **sums):
+    arrays = {"w": BEFORE["w"] - rate * gradient, "seen": np.array(9)}
+    known = {"units": float(rows), "steps": 4.0, "rate": rate, "skipped": 0.0, **sums}
+    if trace is not None:
+        known["trace_units"] = trace * rows
+    return Update(arrays, float(rows), 0, {client: {}}, sums=known, rows={"private": rows})
+
+
+def test_rows_and_sums_are_added_over_clients():
+    rows, sums = summed([update("a", 0.0), update("b", 0.0, rows=50)])
+
+    assert rows == {"private": 150}
+    assert sums["units"] == 150.0
+
+
+def test_means_are_sums_divided_once():
+    clients = [
+        update("a", 0.0, gradient_norm=8.0, seconds=1.0, wait_seconds=0.5),
+        update("b", 0.0, gradient_norm=4.0, seconds=3.0, wait_seconds=0.5),
+    ]
+    figures = monitored(clients, BEFORE, BEFORE)
+
+    assert figures["gradient_norm"] == 12.0 / 8.0
+    assert figures["wait_share"] == 0.25
+
+
+def test_the_update_ratio_is_the_change_over_the_weights_and_counters_do_not_count():
+    after = {"w": np.full(400, 2.5), "seen": np.array(99)}
+
+    assert monitored([], BEFORE, after)["update_ratio"] == pytest.approx(0.25)
+
+
+def test_energy_that_one_client_does_not_know_is_absent_for_all():
+    both = [update("a", 0.0, joules_measured=5.0), update("b", 0.0, joules_measured=2.0)]
+
+    assert monitored(both, BEFORE, BEFORE)["joules_measured"] == 7.0
+    assert "joules_measured" not in monitored([*both, update("c", 0.0)], BEFORE, BEFORE)
+
+
+def clients_of(spread, count=40, rows=100, seed=1):
+    """Clients whose true gradients differ by `spread`, each seen through the noise of its own rows."""
+    random = np.random.default_rng(seed)
+    true = np.full(400, 0.1)  # |G|^2 = 4
+    updates = []
+    for number in range(count):
+        own = true + random.standard_normal(400) * spread
+        drawn = own + random.standard_normal(400) * (3.0 / np.sqrt(rows))  # trace = 9 * 400 = 3600 a row
+        updates.append(update(f"c{number}", drawn, rows=rows, trace=3600.0))
+    return updates
+
+
+@pytest.mark.parametrize(("spread", "dissimilarity"), [(0.0, 1.0), (0.1, 2.0), (0.2, 5.0)])
+def test_heterogeneity_is_told_apart_from_noise(spread, dissimilarity):
+    figures = across_clients(clients_of(spread), BEFORE)
+
+    assert figures["noise"] == pytest.approx(900.0, rel=0.35)
+    assert figures["dissimilarity"] == pytest.approx(dissimilarity, rel=0.35)
+
+
+def test_one_client_or_clients_that_measure_nothing_say_nothing():
+    silent = [update("a", np.ones(400)), update("b", np.ones(400))]
+
+    assert across_clients(silent, BEFORE) == {}
+    assert across_clients(clients_of(0.1, count=1), BEFORE) == {}
+
+
+def test_clients_that_learnt_nothing_are_left_out():
+    idle = Update(BEFORE, 0.0, 0, {"idle": {}}, sums={"units": 0.0, "trace_units": 0.0, "rate": 0.0})
+    clients = clients_of(0.1)
+
+    assert across_clients([*clients, idle], BEFORE) == across_clients(clients, BEFORE)
