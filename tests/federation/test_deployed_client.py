@@ -10,8 +10,8 @@ from fedmb.launch import bundle
 from fedmb.replay.ring import Ring
 from fedmb.settings import load
 from fedmb.simulation.grid import InProcessGrid
-from fedmb.training.recipe import Training
 from fedmb.training.parameters import initial_arrays
+from fedmb.training.recipe import Training
 from fedmb.training.task import load_task
 
 TABLE = "table:task?share=0&of=4"

@@ -17,8 +17,8 @@ from fedmb.simulation.grid import InProcessGrid
 from fedmb.tasks.digits import Digits
 from fedmb.telemetry.convergence import Stopping
 from fedmb.training.local_update import LocalUpdate
-from fedmb.training.recipe import Training
 from fedmb.training.parameters import initial_arrays
+from fedmb.training.recipe import Training
 from fedmb.update import Update
 
 
