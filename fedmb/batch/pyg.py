@@ -34,7 +34,7 @@ class PygNeighbourhoods:
         loader_options: passed on to `NeighborLoader`, such as `weight_attr` or `subgraph_type`.
 
     Raises:
-        SettingsError: PyG is not installed.
+        SettingsError: PyG is not installed; drawing raises it where only its compiled sampler, pyg-lib, is missing.
 
     Source: torch_geometric.loader.NeighborLoader, whose call samples for given nodes.
     """
@@ -44,10 +44,7 @@ class PygNeighbourhoods:
             self._make = importlib.import_module("torch_geometric.loader").NeighborLoader
             self._torch = importlib.import_module("torch")  # PyG needs it; this room does not
         except ImportError as error:
-            raise SettingsError(
-                f"PyG's sampler needs torch_geometric, got: {error}; install the extra with pip install 'fedmb[graph]' "
-                "and pyg-lib as PyG's page says, or use fedmb.batch.graph.Graph"
-            ) from error
+            raise _missing(error) from error
         self._data = data
         self._options = loader_options
         self._loaders: dict[int, Any] = {}
@@ -64,8 +61,18 @@ class PygNeighbourhoods:
         distinct, places = np.unique(nodes, return_inverse=True)
         with self._torch.random.fork_rng(devices=[]):
             self._torch.manual_seed(int(random.integers(SEEDS)))
-            drawn = self._loaders[fan_out](distinct.tolist())
+            try:
+                drawn = self._loaders[fan_out](distinct.tolist())
+            except ImportError as error:  # PyG looks for its compiled sampler when it first draws
+                raise _missing(error) from error
         sources, targets = array_of(drawn.edge_index)
         graph = Graph.of(np.stack([array_of(drawn.n_id)[sources], targets]), self.num_nodes)
         found, mask = graph.sample(np.arange(len(distinct)), fan_out, random)
         return found[places], mask[places]
+
+
+def _missing(error: ImportError) -> SettingsError:
+    return SettingsError(
+        f"PyG's sampler needs torch_geometric and pyg-lib, got: {error}; install the extra with pip install "
+        "'fedmb[graph]' and pyg-lib as PyG's page says, or use fedmb.batch.graph.Graph"
+    )

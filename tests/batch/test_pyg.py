@@ -107,3 +107,13 @@ def test_without_pyg_the_error_names_the_extra(monkeypatch):
 
     with pytest.raises(SettingsError, match=r"pip install 'fedmb\[graph\]'"):
         PygNeighbourhoods(DATA)
+
+
+def test_without_its_compiled_sampler_the_error_says_where_it_comes_from(pyg, monkeypatch):
+    def drawing(self, index):
+        raise ImportError("'NeighborSampler' requires either 'pyg-lib' or 'torch-sparse'")
+
+    monkeypatch.setattr(LoaderDouble, "__call__", drawing)
+
+    with pytest.raises(SettingsError, match="pyg-lib as PyG's page says"):
+        PygNeighbourhoods(DATA).sample(np.array([0]), 2, np.random.default_rng(0))
