@@ -11,6 +11,7 @@ from fedmb.batch.prefetch import Prefetch
 from fedmb.errors import SettingsError
 from fedmb.seeding import torch_seed
 from fedmb.telemetry.energy import available_meter
+from fedmb.training.distributed import Ranks
 from fedmb.training.parameters import arrays_of, check_finite, load_arrays
 from fedmb.training.stretch import Budget
 from fedmb.update import Arrays, Update
@@ -36,6 +37,8 @@ class LocalUpdate:
         client: name of the client; keys its random numbers and its position.
         seed: seed of the run.
         device: where the model is trained.
+        ranks: this process among those that torchrun started for the client; every rank calls `run` alike, and
+            rank 0's source, arrays and update count.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class LocalUpdate:
         client: str,
         seed: int,
         device: torch.device | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.task = task
         self.source: BatchSource = Prefetch(source, training.prefetch) if training.prefetch else source
@@ -54,6 +58,7 @@ class LocalUpdate:
         self.client = client
         self.seed = seed
         self.device = device or torch.device("cpu")
+        self.ranks = ranks or Ranks()
         with torch.random.fork_rng(devices=[]):  # the model's first numbers are overwritten each round
             self.model = training.build_model(task).to(self.device)
         self._pacing = training.build_pacing(self.model, source)
@@ -79,8 +84,8 @@ class LocalUpdate:
         """
         spent = self._meter.used()
         load_arrays(self.model, arrays)
-        trainer = self.training.build_trainer(self.task, self.model, self.source, self._pacing, self.device)
-        self.source.seek(dict(position.get("source", {})))
+        trainer = self.training.build_trainer(self.task, self.model, self.source, self._pacing, self.device, self.ranks)
+        trainer.source.seek(dict(position.get("source", {})))
         if "trainer" in position:
             trainer.load_clock_state(position["trainer"])
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
@@ -97,7 +102,7 @@ class LocalUpdate:
             arrays=trained,
             weight=learnt.units,
             base_version=base_version,
-            positions={self.client: {"source": self.source.position(), "trainer": trainer.clock_state()}},
+            positions={self.client: {"source": trainer.source.position(), "trainer": trainer.clock_state()}},
             spans=learnt.spans,
             sums=sums,
             rows=learnt.rows,

@@ -56,7 +56,8 @@ class Split:
                 f"a micro-batch must hold whole ghost groups of {multiple} rows, got {size:g}; choose a multiple"
             )
         self._size = size
-        self._multiple = multiple
+        self.multiple = multiple
+        """Rows of a ghost group: a part other than the last is a multiple of it."""
         self._predict = predict
         self._share = share
         self._probe = -(-_PROBE // multiple) * multiple
@@ -104,14 +105,14 @@ class Split:
             OutOfMemory: the smallest part does not fit.
         """
         if not self._predict:
-            return [backward(part) for part in parts(batch, min(self._size, most), multiple=self._multiple)]
+            return [backward(part) for part in parts(batch, min(self._size, most), multiple=self.multiple)]
         form = _form(batch)
         before = _Before(module)
         if form not in self._found and len(batch) > 2 * self._probe:
             self._found[form] = self._predicted(batch, backward, module, before)
         while True:
             size = min(self._found.get(form, math.inf), most)
-            outcome = _attempt(list(parts(batch, size, multiple=self._multiple)), backward)
+            outcome = _attempt(list(parts(batch, size, multiple=self.multiple)), backward)
             if not isinstance(outcome, str):
                 return outcome
             # Only here, outside the handler, has the traceback let go of the tensors of the part that failed.
@@ -128,12 +129,12 @@ class Split:
         self._found = {form: float(size) for form, size in state["sizes"].items()}
 
     def _halved(self, size: float, reason: str) -> float:
-        if size <= self._multiple:
+        if size <= self.multiple:
             raise OutOfMemory(
                 f"a micro-batch of {size:g} rows must fit into memory, it did not ({reason}); use checkpointed blocks, "
                 "bf16 or a smaller model"
             )
-        return max(1, int(size) // 2 // self._multiple) * self._multiple
+        return max(1, int(size) // 2 // self.multiple) * self.multiple
 
     def _predicted(
         self, batch: MiniBatch, backward: Callable[[MiniBatch], T], module: nn.Module, before: _Before
@@ -154,7 +155,7 @@ class Split:
         room = self._share * free_bytes(before.device) - gradients - fixed
         if slope <= 0:
             return math.inf
-        return max(1, int(room / slope) // self._multiple) * self._multiple
+        return max(1, int(room / slope) // self.multiple) * self.multiple
 
 
 def parts(batch: MiniBatch, size: float, *, multiple: int = 1) -> Iterator[MiniBatch]:

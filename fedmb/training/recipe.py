@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fedmb.batch.source import BatchSource
+    from fedmb.training.distributed import Ranks
     from fedmb.training.task import Task
 
 
@@ -164,9 +165,15 @@ class Training(Section):
         return self._pacing(source.examples_per_epoch, norm_momentum=_norm_momentum(model))
 
     def build_trainer(
-        self, task: Task, model: nn.Module, source: BatchSource, paced: Pacing, device: torch.device
+        self,
+        task: Task,
+        model: nn.Module,
+        source: BatchSource,
+        paced: Pacing,
+        device: torch.device,
+        ranks: Ranks | None = None,
     ) -> Trainer:
-        """A trainer of `model`, which lies on `device`, with a fresh optimiser.
+        """A trainer of `model`, which lies on `device`, with a fresh optimiser, on one or several `ranks`.
 
         Raises:
             SettingsError: the optimiser or the model lacks what the settings want to change.
@@ -190,6 +197,7 @@ class Training(Section):
             edits=[Proximal(self.proximal, model.parameters()).add_to_gradients] if self.proximal else [],
             guard=guard,
             rollback=RollbackPoint(model, optimizer, every=self.guard.rollback_every) if spikes else None,
+            ranks=ranks,
             device=device,
         )
         return Trainer(

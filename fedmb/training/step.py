@@ -5,7 +5,7 @@
         with precision.forward():
             losses = task.loss(task.forward(model, micro))     # (examples,), never averaged by the task
         losses.backward(units(micro) / total)                  # gradients add up
-    edits()                                                    # proximal term, sum over devices
+    edits()                                                    # proximal term
     guard(parameters)                                          # OK, SKIP or ROLLBACK, once a batch
     optimizer.step()                                           # once a batch
 
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from fedmb.training.distributed import Ranks
 from fedmb.training.guard import Verdict
 from fedmb.training.microbatch import Split
 from fedmb.training.noise import GroupNorms, Groups
 from fedmb.training.precision import Precision
+from fedmb.training.rollback import KeptBuffers
 from fedmb.training.tally import Seen, check_per_example
 from fedmb.training.task import Task, tensors
 
@@ -64,7 +66,11 @@ class TrainStep:
         edits: called in order once the gradients of a batch are complete, to change them in place.
         guard: judges the gradients of each batch; None lets all pass.
         rollback: where to go back to when the guard says so.
+        ranks: this process among those of its client; every rank is given the whole batch and learns its shard.
         device: where the model lives.
+
+    Raises:
+        SettingsError: on several ranks a norm layer would see one rank's rows only.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class TrainStep:
         edits: Sequence[Callable[[], None]] = (),
         guard: GradientGuard | None = None,
         rollback: RollbackPoint | None = None,
+        ranks: Ranks | None = None,
         device: torch.device | None = None,
     ) -> None:
         self.task = task
@@ -89,6 +96,10 @@ class TrainStep:
         self.edits = tuple(edits)
         self.guard = guard
         self.rollback = rollback
+        self.ranks = ranks or Ranks()
+        self.ranks.align(model)
+        # Batch norm has averaged a batch in before anybody judges it: what is skipped must leave no trace there.
+        self._buffers = KeptBuffers(model) if guard is not None or self.precision.name == "fp16" else None
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._plain = self.precision.name == "fp32"
         self._even: dict[tuple[int, int], Tensor] = {}
@@ -108,15 +119,23 @@ class TrainStep:
         total = float(len(batch)) if even else float(batch.effective_units().sum(dtype="float64"))
         if total == 0:
             return StepReport(len(batch), 0.0, ())
+        if self._buffers is not None:
+            self._buffers.keep()
         for parameter in self._parameters:  # what zero_grad does, without the profiler hooks: 8 % of a small step
             parameter.grad = None
-        if measure:
+        shard = self.ranks.shard(batch, multiple=self.split.multiple)
+        seen: Sequence[Seen] = ()
+        groups = None
+        if measure and self.ranks.count == 1:
             seen, groups = self._measured(batch, total, even=even)
-        else:
-            groups = None
-            seen = self.split.run(batch, lambda micro: self._backward(micro, total, even=even), self.model)
+        elif len(shard):
+            seen = self.split.run(shard, lambda micro: self._backward(micro, total, even=even), self.model)
         verdict, norm = self._update()
         if verdict is not Verdict.OK:
+            if self._buffers is not None:
+                self._buffers.restore()
+            if verdict is Verdict.ROLLBACK and self.rollback is not None:
+                self.rollback.restore()
             return StepReport(len(batch), 0.0, (), verdict, norm, groups)
         return StepReport(len(batch), total, seen, verdict, norm, groups)
 
@@ -154,6 +173,7 @@ class TrainStep:
 
     def _update(self) -> tuple[Verdict, Tensor | None]:
         """Edit and judge the gradients, then step, skip or go back."""
+        self.ranks.add_up(self._parameters)  # before unscaling, so that every rank sees every overflow
         if not self._plain:
             self.precision.unscale(self.optimizer)
         for edit in self.edits:
@@ -163,8 +183,6 @@ class TrainStep:
             verdict, norm = (report := self.guard(self._parameters)).verdict, report.norm
             if verdict is not Verdict.OK:
                 self.precision.skip()
-                if verdict is Verdict.ROLLBACK and self.rollback is not None:
-                    self.rollback.restore()
                 return verdict, norm
         if self._plain:
             self.optimizer.step()

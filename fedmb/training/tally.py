@@ -9,7 +9,7 @@ import torch
 from fedmb.errors import ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
@@ -26,9 +26,14 @@ class Seen(NamedTuple):
 
 
 class Tally:
-    """Running sums over units of losses and metrics, in float64."""
+    """Running sums over units of losses and metrics, in float64.
 
-    def __init__(self) -> None:
+    Args:
+        total: adds sums up over the devices of the client, such as `Ranks.total`; every device calls `sums` alike.
+    """
+
+    def __init__(self, total: Callable[[dict[str, float]], dict[str, float]] | None = None) -> None:
+        self._total = total
         self._pending: list[Seen] = []
         self._sums: dict[str, Tensor] = {}
 
@@ -41,7 +46,8 @@ class Tally:
     def sums(self) -> dict[str, float]:
         """Sums so far; this waits for the device."""
         self._fold()
-        return {name: float(value) for name, value in self._sums.items()}
+        sums = {name: float(value) for name, value in self._sums.items()}
+        return self._total(sums) if self._total else sums
 
     def _fold(self) -> None:
         if not self._pending:

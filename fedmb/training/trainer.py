@@ -24,6 +24,7 @@ from fedmb.errors import NotEnoughData, SettingsError
 from fedmb.sizing.planned import fixed
 from fedmb.sizing.policy import BatchSize, Progress
 from fedmb.sizing.stats import Stats
+from fedmb.training.dealt_source import DealtSource
 from fedmb.training.guard import Verdict
 from fedmb.training.hyperparameters import Hyperparameters
 from fedmb.training.stretch import Budget, Learnt
@@ -75,7 +76,7 @@ class Trainer:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.step = step
-        self.source = source
+        self.source = DealtSource(source, step.ranks) if step.ranks.count > 1 else source
         self.size = fixed(size) if isinstance(size, int) else size
         if math.isinf(self.size.largest):
             raise SettingsError("a batch size needs an upper bound, got a policy without one; add .clip(lo, hi)")
@@ -110,11 +111,12 @@ class Trainer:
         Raises:
             Diverged: fp16 overflows at every scale.
         """
-        learnt = Learnt()
+        ranks = self.step.ranks
+        learnt = Learnt(tally=Tally(ranks.total if ranks.count > 1 else None))
         began = self._clock()
         rows_left, deadline = budget.samples, began + budget.seconds
         self.step.model.train()
-        while learnt.steps < budget.steps and rows_left > 0 and self._clock() < deadline:
+        while learnt.steps < budget.steps and rows_left > 0 and self._is_before(deadline):
             wanted = int(min(self._next_size(), rows_left))
             asked = self._clock()
             try:
@@ -132,8 +134,15 @@ class Trainer:
             learnt.count(batch, report)
             self._observe(report, started, warm=learnt.steps > 1)
             rows_left -= len(batch)
+        ranks.agree(self.step.model)
         learnt.seconds = self._clock() - began
         return learnt
+
+    def _is_before(self, deadline: float) -> bool:
+        """Whether there is time left; rank 0's clock decides for all."""
+        if math.isinf(deadline):
+            return True
+        return bool(self.step.ranks.told(self._clock() < deadline))
 
     def _next_size(self) -> int:
         if self._size is None or self._steps % POLL == 0:
