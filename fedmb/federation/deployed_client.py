@@ -95,7 +95,7 @@ def trainer_for(settings: ClientSettings, *, seed: int, training: Mapping[str, A
         replaying=settings.replay,
     )
     try:
-        return LocalUpdate(task, opened.source, chosen, client=settings.name, seed=seed)
+        return LocalUpdate(task, opened.source, chosen, client=settings.name, seed=seed, directory=settings.directory)
     except BaseException:
         opened.source.close()
         raise

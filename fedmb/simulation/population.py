@@ -112,6 +112,7 @@ class Population:
         self.settings = settings
         self.task = task
         self.trainers: dict[str, LocalUpdate] = {}
+        self._state = state
         self._streams: list[LogSource] = []
         self._feeders: list[Feeder] = []
         tables, pools = self._divided()
@@ -140,7 +141,9 @@ class Population:
 
     def _add(self, name: str, source: BatchSource) -> None:
         training, seed = self.settings.training, self.settings.seed
-        self.trainers[name] = LocalUpdate(self.task, source, training, client=name, seed=seed)
+        self.trainers[name] = LocalUpdate(
+            self.task, source, training, client=name, seed=seed, directory=self._state / name
+        )
 
     def _add_streamed(self, name: str, pool: Columns, state: Path) -> None:
         settings, streamed = self.settings, self.settings.streamed

@@ -12,12 +12,15 @@ from fedmb.errors import SettingsError
 from fedmb.seeding import torch_seed
 from fedmb.telemetry.energy import available_meter
 from fedmb.training.distributed import Ranks
+from fedmb.training.local_arrays import LocalArrays
 from fedmb.training.parameters import arrays_of, check_finite, load_arrays
 from fedmb.training.stretch import Budget
+from fedmb.training.travelling import travelling
 from fedmb.update import Arrays, Update
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from fedmb.batch.source import BatchSource
     from fedmb.training.recipe import Training
@@ -36,6 +39,7 @@ class LocalUpdate:
         training: sizes, optimiser and budget.
         client: name of the client; keys its random numbers and its position.
         seed: seed of the run.
+        directory: where what stays with the client outlives the process; None keeps it in memory.
         device: where the model is trained.
         ranks: this process among those that torchrun started for the client; every rank calls `run` alike, and
             rank 0's source, arrays and update count.
@@ -49,6 +53,7 @@ class LocalUpdate:
         *,
         client: str,
         seed: int,
+        directory: Path | None = None,
         device: torch.device | None = None,
         ranks: Ranks | None = None,
     ) -> None:
@@ -61,6 +66,8 @@ class LocalUpdate:
         self.ranks = ranks or Ranks()
         with torch.random.fork_rng(devices=[]):  # the model's first numbers are overwritten each round
             self.model = training.build_model(task).to(self.device)
+        stay = set(self.model.state_dict()) - travelling(self.model, training.norm_travels)
+        self._local = LocalArrays(stay if training.norm_travels != "all" else (), directory)
         self._pacing = training.build_pacing(self.model, source)
         samples = min(training.samples, training.epochs * source.examples_per_epoch)
         if math.isinf(min(training.steps, samples, training.seconds)):
@@ -83,7 +90,7 @@ class LocalUpdate:
             Diverged: a parameter is no longer finite; nothing of this round may be used.
         """
         spent = self._meter.used()
-        load_arrays(self.model, arrays)
+        load_arrays(self.model, self._local.overlaid(arrays, base_version))
         trainer = self.training.build_trainer(self.task, self.model, self.source, self._pacing, self.device, self.ranks)
         trainer.source.seek(dict(position.get("source", {})))
         if "trainer" in position:
@@ -99,7 +106,7 @@ class LocalUpdate:
         trained = arrays_of(self.model)
         check_finite(trained, client=self.client)
         return Update(
-            arrays=trained,
+            arrays=self._local.withheld(trained, arrays, base_version + 1),
             weight=learnt.units,
             base_version=base_version,
             positions={self.client: {"source": trainer.source.position(), "trainer": trainer.clock_state()}},

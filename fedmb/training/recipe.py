@@ -23,6 +23,7 @@ from fedmb.training.regularize import Proximal
 from fedmb.training.rollback import RollbackPoint
 from fedmb.training.step import TrainStep
 from fedmb.training.trainer import Trainer
+from fedmb.training.travelling import Travels
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +94,8 @@ class Training(Section):
     """What the model's batch-norm layers become."""
     norm_group: int | None = Field(default=None, ge=1)
     """norm: rows in a ghost group, or channels groups of group norm."""
+    norm_travels: Travels = "all"
+    """What of the batch-norm layers is averaged: all, silobn (weights, not statistics) or fedbn (nothing)."""
     checkpointed: tuple[str, ...] = ()
     """Names of blocks that are computed again in the backward pass, to save memory."""
     prefetch: int = Field(default=0, ge=0)
