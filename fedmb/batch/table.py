@@ -6,7 +6,6 @@ seeks to a position gives the rows that the uninterrupted one would have given, 
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -113,7 +112,7 @@ class TableSource:
             self._epoch, self._cursor, count = self._epoch + 1, 0, size
         rows = self._epoch_order()[self._cursor : self._cursor + count]
         batch = MiniBatch(
-            {name: gather(rows) for name, gather in self._gather},
+            {name: gather(rows, 0) for name, gather in self._gather},
             origins={"private": count},
         )
         self._go(self._epoch, self._cursor + count)
@@ -161,10 +160,9 @@ def _gatherable(name: str, array: NDArray[Any]) -> NDArray[Any]:
     return np.require(array, array.dtype.newbyteorder("="), ["C"])
 
 
-def _row_gatherer(array: NDArray[Any]) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
-    """A function from row numbers to fresh rows of `array`."""
+def _row_gatherer(array: NDArray[Any]) -> Callable[[NDArray[np.int64], int], NDArray[Any]]:
+    """A function from row numbers and axis 0 to fresh rows of `array`."""
     if array.flags.aligned:
-        # "clip" spares the copy that "raise" makes before it writes; an epoch's order holds no row outside.
-        return functools.partial(array.take, axis=0, mode="clip")
+        return array.take
     # A member of a mapped .npz starts at any byte: `take` would copy the whole column first, indexing does not.
-    return array.__getitem__
+    return lambda rows, _: array[rows]
