@@ -9,7 +9,7 @@ import pytest
 import torch
 
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guide"
-PAGES = ("gradient.md", "norm-layers.md")
+PAGES = ("training.md", "gradient.md", "norm-layers.md")
 
 
 @pytest.fixture(autouse=True)
