@@ -22,15 +22,15 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "torch")
 warnings.filterwarnings("ignore")
 
-import numpy as np  # noqa: E402  # the backend must be chosen before Keras is imported
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.nn import functional  # noqa: E402
+import numpy as np  # the backend must be chosen before Keras is imported
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
-from fedmb.batch.minibatch import Column  # noqa: E402
-from fedmb.batch.table import TableSource  # noqa: E402
-from fedmb.training.step import TrainStep  # noqa: E402
-from fedmb.training.tally import Tally  # noqa: E402
+from fedmb.batch.minibatch import Column
+from fedmb.batch.table import TableSource
+from fedmb.training.step import TrainStep
+from fedmb.training.tally import Tally
 
 ROWS = 20_000
 COLUMNS = {

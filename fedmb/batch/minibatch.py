@@ -76,13 +76,12 @@ class MiniBatch:
     def __post_init__(self) -> None:
         if not self.columns:
             raise ShapeError("a mini-batch needs at least one column, got none")
-        lengths = {name: len(array) for name, array in self.columns.items()}
-        for name in ("mask", "units"):
-            array = getattr(self, name)
-            if array is not None:
-                lengths[name] = len(array)
-        if len(set(lengths.values())) > 1:
-            raise ShapeError(f"columns, mask and units must be of equal length, got {lengths}")
+        rows = len(self)
+        for array in (*self.columns.values(), self.mask, self.units):
+            if array is not None and len(array) != rows:
+                lengths = {name: len(column) for name, column in self.columns.items()}
+                lengths |= {name: len(one) for name in ("mask", "units") if (one := getattr(self, name)) is not None}
+                raise ShapeError(f"columns, mask and units must be of equal length, got {lengths}; cut them alike")
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-from fedmb.batch.minibatch import MiniBatch, Schema
+if TYPE_CHECKING:
+    from fedmb.batch.minibatch import MiniBatch, Schema
 
 SourcePosition: TypeAlias = dict[str, Any]
 """A source's whole state as JSON values: small, readable, the same on every machine."""

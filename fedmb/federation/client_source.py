@@ -1,6 +1,6 @@
 """Where one client's mini-batches come from, chosen by a URL.
 
-table:/data/ward.npz                   a private table at rest (.npz or .safetensors)
+table:/data/ward.npz                   a private table at rest (npz, npy, safetensors, csv, parquet)
 table:task?share=0&of=4                one label-skewed share of the task's own rows
 file:///var/log/fedmb?topic=digits     a stream; its rows are blended with replayed ones
 """
@@ -37,6 +37,7 @@ from fedmb.training.task import Task, TaskWithData
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fedmb.batch.rows import Rows
     from fedmb.batch.source import BatchSource
     from fedmb.ingest.codec import Codec
 
@@ -83,6 +84,7 @@ def open_source(
     state: Path,
     streaming: Streaming,
     replaying: Replaying,
+    rows: Rows,
 ) -> ClientSource:
     """The source that `url` names.
 
@@ -94,6 +96,7 @@ def open_source(
         state: the client's own directory, for its replay ring and dead letters.
         streaming: how a stream is cut.
         replaying: how much is replayed.
+        rows: how a table is cut, and how far ahead batches are made.
 
     Raises:
         SettingsError: the URL breaks a rule.
@@ -101,9 +104,9 @@ def open_source(
         AlreadyOwned: another live process has the client's ring.
     """
     if url.startswith("table:"):
-        columns = table_columns(url, task, seed=seed)
+        columns = table_columns(url, task, seed=seed, mapped=rows.mapped)
         check_columns(columns, task.schema)
-        return ClientSource(TableSource(columns, seed=seed, client=client))
+        return ClientSource(rows.ahead(TableSource(columns, seed=seed, client=client, tail=rows.tail)))
     named = StreamUrl.parse(url)
     letters = FileLog.open(state / "dead-letters", id=f"{client}-dead-letters", fsync=FsyncPolicy.always(), create=True)
     stream = LogSource(
@@ -114,21 +117,21 @@ def open_source(
         patience_seconds=streaming.patience_seconds,
     )
     if replaying.share == 0:
-        return ClientSource(stream, stream)
+        return ClientSource(rows.ahead(stream), stream)
     ring = Ring.mapped(state / "replay.ring", task.schema, capacity_for(replaying.window))
     replay = UniformReplay(ring, replaying.window, seed=seed, client=client)
-    return ClientSource(Blend(stream, replay, replaying.share), stream)
+    return ClientSource(rows.ahead(Blend(stream, replay, replaying.share)), stream)
 
 
-def table_columns(url: str, task: Task, *, seed: int) -> Columns:
-    """Columns of a `table:` URL.
+def table_columns(url: str, task: Task, *, seed: int, mapped: bool = False) -> Columns:
+    """Columns of a `table:` URL; `mapped` leaves a file's rows on disk where its format allows it.
 
     Raises:
         SettingsError: the URL breaks a rule, or asks for rows of a task that has none.
     """
     parts = urlsplit(url)
     if parts.path != "task":
-        return load_table(Path(unquote(parts.path)))
+        return load_table(Path(unquote(parts.path)), schema=task.schema, mapped=mapped)
     if not isinstance(task, TaskWithData):
         raise SettingsError(
             f"table:task needs a task that brings its rows, {type(task).__name__} does not; "

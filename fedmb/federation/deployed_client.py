@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from fedmb.batch.rows import Rows
 from fedmb.federation.client import learnt
 from fedmb.federation.client_source import Replaying, Streaming, open_source
 from fedmb.section import Section
@@ -44,6 +45,7 @@ class ClientSettings(Section):
     """How to train where the server does not say; its micro_size, which only costs, holds in any case."""
     streaming: Streaming = Streaming()
     replay: Replaying = Replaying()
+    rows: Rows = Rows()
 
     @property
     def directory(self) -> Path:
@@ -93,6 +95,7 @@ def trainer_for(settings: ClientSettings, *, seed: int, training: Mapping[str, A
         state=settings.directory,
         streaming=settings.streaming,
         replaying=settings.replay,
+        rows=settings.rows,
     )
     try:
         return LocalUpdate(task, opened.source, chosen, client=settings.name, seed=seed, directory=settings.directory)

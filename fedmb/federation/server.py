@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Strategy
-    from torch import nn
 
     from fedmb.batch.minibatch import Columns
     from fedmb.telemetry.events import RoundReport, Sink
     from fedmb.telemetry.run_directory import RunDirectory
     from fedmb.training.recipe import Training
-    from fedmb.training.task import Task
+    from fedmb.training.task import BuildModel, Task
     from fedmb.update import Arrays
 
 log = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ class Server:
 
 
 def scorer(
-    task: Task, groups: Mapping[str, Columns], *, build: Callable[[Task], nn.Module] | None = None
+    task: Task, groups: Mapping[str, Columns], *, build: BuildModel | None = None
 ) -> Callable[[ServerState], dict[str, float]]:
     """A function that scores a state's model on each group of held-out rows.
 

@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-GRACE_SECONDS = 3.0  # Flower's processes take 0.5 to 2 s to leave; fedmb promises to drain within 5 s
+GRACE_SECONDS = 2.0  # Flower's processes leave within 1 s, but for a SuperNode whose server is gone; fedmb promises 5 s
 LOOK_SECONDS = 0.02  # between two looks at processes that are leaving
 NO_SUCH_COMMAND, _KILLED = 127, 128  # what shells return; to the second they add the signal's number
 _SET_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h

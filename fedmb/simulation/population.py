@@ -12,6 +12,7 @@ from urllib.parse import quote
 from pydantic import Field, model_validator
 
 from fedmb.batch.drift import DriftingRows, Phase
+from fedmb.batch.rows import Rows
 from fedmb.batch.sharding import dirichlet_shares
 from fedmb.batch.table import TableSource
 from fedmb.federation.client_source import Replaying, Streaming, codecs, open_source
@@ -82,6 +83,7 @@ class Simulation(Section):
     streamed: Streamed = Streamed()
     streaming: Streaming = Streaming()
     replay: Replaying = Replaying()
+    rows: Rows = Rows()
 
     @model_validator(mode="after")
     def _some_client(self) -> Simulation:
@@ -118,7 +120,8 @@ class Population:
         tables, pools = self._divided()
         for number, columns in enumerate(tables):
             name = f"private-{number}"
-            self._add(name, TableSource(columns, seed=settings.seed, client=name))
+            table = TableSource(columns, seed=settings.seed, client=name, tail=settings.rows.tail)
+            self._add(name, settings.rows.ahead(table))
         for number, columns in enumerate(pools):
             self._add_streamed(f"stream-{number}", columns, state)
 
@@ -158,6 +161,7 @@ class Population:
             state=state / name,
             streaming=settings.streaming,
             replaying=settings.replay,
+            rows=settings.rows,
         )
         stream = opened.stream
         assert stream is not None, "a file: URL opens a stream"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedmb.batch.prefetch import Prefetch
 from fedmb.errors import SettingsError
 from fedmb.seeding import torch_seed
 from fedmb.telemetry.energy import available_meter
@@ -58,7 +57,7 @@ class LocalUpdate:
         ranks: Ranks | None = None,
     ) -> None:
         self.task = task
-        self.source: BatchSource = Prefetch(source, training.prefetch) if training.prefetch else source
+        self.source = source
         self.training = training
         self.client = client
         self.seed = seed

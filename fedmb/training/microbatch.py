@@ -126,7 +126,7 @@ class Split:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
-        self._found = {form: float(size) for form, size in state["sizes"].items()}
+        self._found = {form: math.inf if size == "inf" else int(size) for form, size in state["sizes"].items()}
 
     def _halved(self, size: float, reason: str) -> float:
         if size <= self.multiple:

@@ -13,11 +13,9 @@ from fedmb.seeding import torch_seed
 from fedmb.update import Arrays, check_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
-    from fedmb.training.task import Task
+    from fedmb.training.task import BuildModel, Task
 
 
 def arrays_of(model: nn.Module) -> dict[str, NDArray[Any]]:
@@ -41,9 +39,7 @@ def load_arrays(model: nn.Module, arrays: Arrays) -> None:
             tensor.copy_(torch.from_numpy(np.array(array)))
 
 
-def initial_arrays(
-    task: Task, seed: int, *, build: Callable[[Task], nn.Module] | None = None
-) -> dict[str, NDArray[Any]]:
+def initial_arrays(task: Task, seed: int, *, build: BuildModel | None = None) -> dict[str, NDArray[Any]]:
     """The model that round 1 starts from; the same for one task and seed on every machine.
 
     Args:

@@ -98,8 +98,6 @@ class Training(Section):
     """What of the batch-norm layers is averaged: all, silobn (weights, not statistics) or fedbn (nothing)."""
     checkpointed: tuple[str, ...] = ()
     """Names of blocks that are computed again in the backward pass, to save memory."""
-    prefetch: int = Field(default=0, ge=0)
-    """Batches that a thread makes ahead; worth it only where making one costs more than 50 microseconds."""
     noise_every: int = Field(default=0, ge=0)
     """Steps between two measurements of the gradient noise; 0 measures it only where a policy reads it."""
     watts: float | None = Field(default=None, gt=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -58,6 +58,10 @@ class TaskWithData(Task, Protocol):
     def test_rows(self) -> Columns:
         """Rows that no client sees; the global model is scored on them."""
         ...
+
+
+BuildModel: TypeAlias = Callable[[Task], nn.Module]
+"""Makes a task's model, such as `Training.build_model`, which puts other layers in."""
 
 
 def load_task(name: str) -> Task:

@@ -126,6 +126,7 @@ class Trainer:
             started = self._clock()
             self.hyperparameters.apply(self._samples, len(batch), self.stats)
             report = self.step(batch, measure=self.noise_every > 0 and self._steps % self.noise_every == 0)
+            self.hyperparameters.groups = self.step.optimizer.param_groups  # a rollback replaces them
             if self.average is not None and report.verdict is Verdict.OK:
                 self.average.after_step(self.hyperparameters.ema_decay)
             if report.verdict is Verdict.OK:

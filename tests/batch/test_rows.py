@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import re
 from pathlib import Path
 
@@ -25,19 +24,11 @@ def test_prefetch_wraps_a_source_only_where_it_is_set():
     ahead.close()
 
 
-def test_a_temperature_may_be_infinite():
-    assert math.isinf(Rows(temperature=math.inf).temperature)
-
-
 @pytest.mark.parametrize(
     "setting",
     [
         {"tail": "reflect"},
         {"prefetch": -1},
-        {"bucket_pool": 0},
-        {"bucket_tokens": 0},
-        {"temperature": 0},
-        {"temperature": math.nan},
         {"pool": 3},
     ],
 )

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fedmb.batch.rows import Rows
 from fedmb.batch.table import TableSource
 from fedmb.errors import SettingsError, ShapeError
 from fedmb.federation.client_source import Replaying, Streaming, codecs, open_source, table_columns
@@ -22,6 +23,7 @@ def opened(url, state, share=0.5, task=None, client="a"):
         state=state,
         streaming=Streaming(patience_seconds=0.01),
         replaying=Replaying(share=share, window=100),
+        rows=Rows(),
     )
 
 

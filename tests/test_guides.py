@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guide"
+GUIDES = Path(__file__).resolve().parents[1] / "docs" / "guide"
 PAGES = ("training.md", "gradient.md", "norm-layers.md")
 
 
