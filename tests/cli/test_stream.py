@@ -47,7 +47,7 @@ def test_sigterm_drains_it(url):
 
         os.kill(process.pid, signal.SIGTERM)
 
-        assert process.wait(5) == ExitCode.OK
+        assert process.wait(60) == ExitCode.OK
         assert process.stdout.read() == f"appended {records(url)} records of 8 rows to {url}\n"
 
 

@@ -45,7 +45,7 @@ class Program:
     def log(self):
         return self.files[1].read_text()
 
-    def logged(self, text, seconds=60):
+    def logged(self, text, seconds=240):
         """The rest of the first log line that holds `text`, once there is one."""
 
         def rest():
@@ -54,7 +54,7 @@ class Program:
 
         return until(rest, seconds, lambda: f"{text!r} in {self.log}")[0]
 
-    def ended(self, seconds=120):
+    def ended(self, seconds=240):
         """Exit code, once the program has ended."""
         until(lambda: self.process.poll() is not None, seconds, lambda: f"end of {self.process.args}: {self.log}")
         return self.process.returncode
@@ -83,7 +83,7 @@ class Program:
         if self.process.poll() is None:
             self.send(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
