@@ -59,6 +59,8 @@ def simulate(
     console = Console(stderr=True)
     level = logging.WARNING if console.is_terminal else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", force=True)
+    # A line a client and round is for clients that are processes of their own; here the round's line says it all.
+    logging.getLogger("fedmb.federation.client").setLevel(logging.WARNING)
 
     def receivers(done: int) -> list[Sink]:
         shown = LiveTable(console, total=settings.rounds.count, done=done) if console.is_terminal else LogLines()
