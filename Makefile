@@ -10,10 +10,10 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test soak lint types format wheel clean
+.PHONY: help install demo test soak bench-step bench-loader lint types format wheel clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## make .venv with fedmb and its development tools
 
@@ -28,6 +28,13 @@ test: install ## lint, types and tests
 
 soak: install ## kill a simulation a thousand times (about ten minutes)
 	@FEDMB_KILLS=1000 $(BIN)/python -m pytest tests/simulation/test_run.py -k killed $(ARGS)
+
+bench-step: install ## our step beside a bare loop, Accelerate, Lightning and Keras
+	@$(BIN)/python -m pip install --quiet -e '.[bench]'
+	@$(BIN)/python benchmarks/step.py $(ARGS)
+
+bench-loader: install ## our table beside torch's DataLoader
+	@$(BIN)/python benchmarks/loader.py $(ARGS)
 
 lint: install ## ruff
 	@$(BIN)/ruff check
