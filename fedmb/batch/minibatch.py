@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,11 +77,16 @@ class MiniBatch:
         if not self.columns:
             raise ShapeError("a mini-batch needs at least one column, got none")
         rows = len(self)
-        for array in (*self.columns.values(), self.mask, self.units):
-            if array is not None and len(array) != rows:
-                lengths = {name: len(column) for name, column in self.columns.items()}
-                lengths |= {name: len(one) for name in ("mask", "units") if (one := getattr(self, name)) is not None}
-                raise ShapeError(f"columns, mask and units must be of equal length, got {lengths}; cut them alike")
+        for array in self.columns.values():
+            if len(array) != rows:
+                self._refuse_lengths()
+        if (self.mask is not None and len(self.mask) != rows) or (self.units is not None and len(self.units) != rows):
+            self._refuse_lengths()
+
+    def _refuse_lengths(self) -> NoReturn:
+        lengths = {name: len(column) for name, column in self.columns.items()}
+        lengths |= {name: len(one) for name in ("mask", "units") if (one := getattr(self, name)) is not None}
+        raise ShapeError(f"columns, mask and units must be of equal length, got {lengths}; cut them alike")
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedmb.batch.source import SourcePosition
+    from fedmb.ledger import Spans
 
 Tail: TypeAlias = Literal["balance", "keep", "drop"]
 """What happens to the rows that a constant batch size leaves over at the end of an epoch."""
+
+
+_NO_SPAN: Spans = {}  # shared: a batch never changes its span
 
 
 def batch_rows(left: int, size: int, tail: Tail) -> int:
@@ -107,15 +111,21 @@ class TableSource:
                 "size or use tail 'balance'",
                 key="tail",
             )
-        count = batch_rows(self._rows - self._cursor, size, self._tail)
+        cursor = self._cursor
+        count = batch_rows(self._rows - cursor, size, self._tail)
         if count == 0:
-            self._epoch, self._cursor, count = self._epoch + 1, 0, size
-        rows = self._epoch_order()[self._cursor : self._cursor + count]
-        batch = MiniBatch(
-            {name: gather(rows, 0) for name, gather in self._gather},
-            origins={"private": count},
-        )
-        self._go(self._epoch, self._cursor + count)
+            self._epoch, cursor, count = self._epoch + 1, 0, size
+        order = self._order if self._order_epoch == self._epoch else self._epoch_order()
+        end = cursor + count
+        rows = order[cursor:end]
+        columns = {}
+        for name, gather in self._gather:  # a loop and no comprehension: before Python 3.12 that is a call of its own
+            columns[name] = gather(rows, 0)
+        batch = MiniBatch(columns, None, None, _NO_SPAN, {"private": count})
+        if end == self._rows:
+            self._epoch, self._cursor = self._epoch + 1, 0
+        else:
+            self._cursor = end
         return batch
 
     def position(self) -> SourcePosition:
@@ -147,9 +157,8 @@ class TableSource:
         self._epoch, self._cursor = (epoch + 1, 0) if cursor == self._rows else (epoch, cursor)
 
     def _epoch_order(self) -> NDArray[np.int64]:
-        if self._order_epoch != self._epoch:
-            self._order = generator(self._seed, self._client, self._epoch, "order").permutation(self._rows)
-            self._order_epoch = self._epoch
+        self._order = generator(self._seed, self._client, self._epoch, "order").permutation(self._rows)
+        self._order_epoch = self._epoch
         return self._order
 
 

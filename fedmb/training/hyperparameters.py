@@ -42,7 +42,7 @@ class Hyperparameters:
         schedule: Schedule | None = None,
         follow: Follow | None = None,
     ) -> None:
-        self.groups: list[dict[str, Any]] = optimizer.param_groups
+        self._optimizer = optimizer
         self.ema_decay: float | None = None
         """What an average of weights keeps in the coming step; None where nothing follows it."""
         self._schedule = schedule
@@ -52,6 +52,12 @@ class Hyperparameters:
         self._dropouts = [module for module in model.modules() if isinstance(module, _DropoutNd)]
         if follow is not None:
             self._check(follow)
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimiser's parameter groups; a restored optimiser has new ones."""
+        groups: list[dict[str, Any]] = self._optimizer.param_groups
+        return groups
 
     @property
     def learning_rate(self) -> float:

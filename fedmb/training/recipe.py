@@ -195,7 +195,7 @@ class Training(Section):
             optimizer,
             split=self._split(),
             precision=Precision(self.precision, device=device),
-            edits=[Proximal(self.proximal, model.parameters()).add_to_gradients] if self.proximal else [],
+            edits=[Proximal(self.proximal, model.parameters())] if self.proximal else [],
             guard=guard,
             rollback=RollbackPoint(model, optimizer, every=self.guard.rollback_every) if spikes else None,
             ranks=ranks,

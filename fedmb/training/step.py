@@ -16,7 +16,7 @@ spares the graph a sum and a division.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -30,13 +30,29 @@ from fedmb.training.tally import Seen, check_per_example
 from fedmb.training.task import Task, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
     from fedmb.batch.minibatch import MiniBatch
     from fedmb.training.guard import GradientGuard
     from fedmb.training.rollback import RollbackPoint
+
+
+class GradientEdit(Protocol):
+    """Changes the gradients of a whole batch in place, before the guard looks at them."""
+
+    def add_to_gradients(self) -> None:
+        """Change the gradients; called once a batch."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its memory."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        ...
 
 
 class StepReport(NamedTuple):
@@ -63,7 +79,7 @@ class TrainStep:
         optimizer: any `torch.optim.Optimizer` over the model's parameters.
         split: how a batch is cut to fit into memory; it never changes the result.
         precision: number format of the forward pass.
-        edits: called in order once the gradients of a batch are complete, to change them in place.
+        edits: applied in order once the gradients of a batch are complete.
         guard: judges the gradients of each batch; None lets all pass.
         rollback: where to go back to when the guard says so.
         ranks: this process among those of its client; every rank is given the whole batch and learns its shard.
@@ -81,7 +97,7 @@ class TrainStep:
         *,
         split: Split | None = None,
         precision: Precision | None = None,
-        edits: Sequence[Callable[[], None]] = (),
+        edits: Sequence[GradientEdit] = (),
         guard: GradientGuard | None = None,
         rollback: RollbackPoint | None = None,
         ranks: Ranks | None = None,
@@ -177,7 +193,7 @@ class TrainStep:
         if not self._plain:
             self.precision.unscale(self.optimizer)
         for edit in self.edits:
-            edit()
+            edit.add_to_gradients()
         norm = None
         if self.guard is not None:
             verdict, norm = (report := self.guard(self._parameters)).verdict, report.norm

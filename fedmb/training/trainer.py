@@ -126,7 +126,6 @@ class Trainer:
             started = self._clock()
             self.hyperparameters.apply(self._samples, len(batch), self.stats)
             report = self.step(batch, measure=self.noise_every > 0 and self._steps % self.noise_every == 0)
-            self.hyperparameters.groups = self.step.optimizer.param_groups  # a rollback replaces them
             if self.average is not None and report.verdict is Verdict.OK:
                 self.average.after_step(self.hyperparameters.ema_decay)
             if report.verdict is Verdict.OK:
@@ -207,6 +206,8 @@ class Trainer:
             "source": self.source.position(),
             "model": {name: value.detach().clone() for name, value in step.model.state_dict().items()},
             "optimizer": copy.deepcopy(step.optimizer.state_dict()),
+            "split": step.split.state_dict(),
+            "edits": [edit.state_dict() for edit in step.edits],
             "generators": {"cpu": torch.get_rng_state(), "cuda": _cuda_generators(step.device)},
         }
         if self.average is not None:
@@ -220,9 +221,11 @@ class Trainer:
         step = self.step
         step.model.load_state_dict(state["model"])
         step.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self.hyperparameters.groups = step.optimizer.param_groups
         self.load_clock_state(state["clock"])
         self.source.seek(state["source"])
+        step.split.load_state_dict(state["split"])
+        for edit, memory in zip(step.edits, state["edits"], strict=True):
+            edit.load_state_dict(memory)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         if step.rollback is not None:

@@ -16,7 +16,9 @@ from fedmb.sizing.clocks import Follow
 from fedmb.sizing.learning_rate import linear
 from fedmb.sizing.schedule import cosine, warmup
 from fedmb.training.guard import Clip, Finite, Spike
+from fedmb.training.microbatch import Split
 from fedmb.training.precision import Precision
+from fedmb.training.regularize import Proximal
 from fedmb.training.rollback import RollbackPoint
 from fedmb.training.step import TrainStep
 from fedmb.training.stretch import Budget
@@ -50,12 +52,17 @@ def fresh_trainer(precision: str = "fp32", *, spikes: bool = False) -> Trainer:
     if spikes:
         columns["y"][::5] *= 1000
     model = Curve().build_model()
+    anchor = Proximal(0.1, model.parameters())
+    with torch.no_grad():  # a model restored in mid-round is not where its round began
+        model[0].weight.mul_(1.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     step = TrainStep(
         Curve(),
         model,
         optimizer,
         precision=Precision(precision, growth_interval=3),
+        split=Split.fixed(8),
+        edits=[anchor],
         guard=Clip(5.0) & Finite() & Spike(1.2, 2, patience=2),
         rollback=RollbackPoint(model, optimizer, every=3),
     )

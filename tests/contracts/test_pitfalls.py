@@ -23,6 +23,7 @@ from fedmb.training import microbatch
 from fedmb.training.guard import Clip, Verdict
 from fedmb.training.microbatch import Split
 from fedmb.training.precision import Precision
+from fedmb.training.regularize import Proximal
 from fedmb.training.rollback import RollbackPoint
 from fedmb.training.stretch import Budget
 from fedmb.training.trainer import Trainer
@@ -139,8 +140,9 @@ def test_weight_decay_shrinks_an_unused_weight_once_a_batch():
     model, optimizer = fresh(torch.optim.AdamW, weight_decay=0.5)
     model.register_parameter("unused", nn.Parameter(torch.ones(1)))
     optimizer.add_param_group({"params": [model.unused]})
-    still = [lambda: setattr(model.unused, "grad", torch.zeros(1))]
-    stepper(model, optimizer, split=Split.fixed(2), edits=still)(MiniBatch(columns(10)))
+    still = Proximal(0.0, [model.unused])
+    still.add_to_gradients = lambda: setattr(model.unused, "grad", torch.zeros(1))
+    stepper(model, optimizer, split=Split.fixed(2), edits=[still])(MiniBatch(columns(10)))
 
     assert model.unused.item() == pytest.approx(1 - 0.1 * 0.5)
 
