@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from fedmb.batch.curriculum import Curriculum, root_pace
 from fedmb.batch.prefetch import Prefetch
-from fedmb.batch.table import Tail
+from fedmb.batch.table import TableSource, Tail
+from fedmb.errors import SettingsError
 from fedmb.section import Section
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from fedmb.batch.minibatch import Columns
     from fedmb.batch.source import BatchSource
 
 
@@ -23,6 +30,42 @@ class Rows(Section):
     """Batches made ahead in a thread, 0 for none. It changes no row; it pays where rows are decoded or fetched."""
     mapped: bool = False
     """Leave a table file on disk and read rows as they are drawn."""
+
+    curriculum_samples: int | None = Field(default=None, ge=1)
+    """Rows over which a table is opened up from its easy rows to all of them; left out, all from the start. The task
+    scores its rows with `difficulty`."""
+    curriculum_start: float = Field(default=0.25, gt=0, le=1)
+    """curriculum_samples: part of the rows, the easiest, that are drawn at first."""
+
+    def table(
+        self,
+        columns: Columns,
+        *,
+        seed: int,
+        client: str,
+        difficulty: Callable[[Columns], NDArray[Any]] | None = None,
+    ) -> BatchSource:
+        """The source of a private table, cut, opened up and made ahead as these settings say.
+
+        Args:
+            columns: the table.
+            seed: seed of the run.
+            client: name of the client.
+            difficulty: scores rows, low is easy, `(examples,)`; needed by a curriculum.
+
+        Raises:
+            SettingsError: a curriculum is asked for and nothing scores the rows, or as the sources themselves.
+        """
+        if self.curriculum_samples is None:
+            return self.ahead(TableSource(columns, seed=seed, client=client, tail=self.tail))
+        if difficulty is None:
+            raise SettingsError(
+                "a curriculum needs a score of each row, got a task without difficulty(columns); add it to the "
+                "task, or leave rows.curriculum_samples out",
+                key="rows.curriculum_samples",
+            )
+        pace = root_pace(self.curriculum_start, self.curriculum_samples)
+        return self.ahead(Curriculum(columns, difficulty, pace, seed=seed, client=client, tail=self.tail))
 
     def ahead(self, source: BatchSource) -> BatchSource:
         """`source` behind a `Prefetch` of the set depth, or as it is."""

@@ -18,7 +18,6 @@ from pydantic import Field
 from fedmb.batch.files import load_table
 from fedmb.batch.minibatch import Columns, check_columns
 from fedmb.batch.sharding import dirichlet_shares
-from fedmb.batch.table import TableSource
 from fedmb.errors import SettingsError
 from fedmb.ingest.dead_letter import LogDeadLetters
 from fedmb.ingest.file_log import FileLog
@@ -106,7 +105,8 @@ def open_source(
     if url.startswith("table:"):
         columns = table_columns(url, task, seed=seed, mapped=rows.mapped)
         check_columns(columns, task.schema)
-        return ClientSource(rows.ahead(TableSource(columns, seed=seed, client=client, tail=rows.tail)))
+        difficulty = getattr(task, "difficulty", None)
+        return ClientSource(rows.table(columns, seed=seed, client=client, difficulty=difficulty))
     named = StreamUrl.parse(url)
     letters = FileLog.open(state / "dead-letters", id=f"{client}-dead-letters", fsync=FsyncPolicy.always(), create=True)
     stream = LogSource(

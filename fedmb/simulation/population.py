@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 from fedmb.batch.drift import DriftingRows, Phase
 from fedmb.batch.rows import Rows
 from fedmb.batch.sharding import dirichlet_shares
-from fedmb.batch.table import TableSource
 from fedmb.federation.client_source import Replaying, Streaming, codecs, open_source
 from fedmb.federation.rounds import Rounds
 from fedmb.ingest.file_log import FileLog
@@ -120,8 +119,8 @@ class Population:
         tables, pools = self._divided()
         for number, columns in enumerate(tables):
             name = f"private-{number}"
-            table = TableSource(columns, seed=settings.seed, client=name, tail=settings.rows.tail)
-            self._add(name, settings.rows.ahead(table))
+            difficulty = getattr(task, "difficulty", None)
+            self._add(name, settings.rows.table(columns, seed=settings.seed, client=name, difficulty=difficulty))
         for number, columns in enumerate(pools):
             self._add_streamed(f"stream-{number}", columns, state)
 

@@ -48,6 +48,15 @@ class Digits:
         """1 under "accuracy" where the likeliest class is the label, `(examples,)`."""
         return {"accuracy": (outputs.argmax(1) == rows["label"]).float()}
 
+    def difficulty(self, columns: Columns) -> NDArray[np.float64]:
+        """Squared distance of each image from the mean of its class in `columns`, `(examples,)`: odd ones are hard."""
+        images, labels = columns["image"].astype(np.float64), columns["label"]
+        scores = np.empty(len(labels))
+        for label in np.unique(labels):
+            members = labels == label
+            scores[members] = ((images[members] - images[members].mean(0)) ** 2).sum(1)
+        return scores
+
     def train_rows(self) -> Columns:
         """1,437 rows in a fixed shuffled order."""
         return _part(slice(TEST_ROWS, None))

@@ -102,6 +102,8 @@ class LocalUpdate:
             sums["trace_units"] = trainer.stats.trace * learnt.units
         if spent.joules is not None and (now := self._meter.used()).joules is not None:
             sums[f"joules_{now.label}"] = now.joules - spent.joules
+        if trainer.average is not None:
+            self.model.load_state_dict(trainer.average.weights())
         trained = arrays_of(self.model)
         check_finite(trained, client=self.client)
         return Update(

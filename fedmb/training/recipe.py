@@ -24,6 +24,7 @@ from fedmb.training.rollback import RollbackPoint
 from fedmb.training.step import TrainStep
 from fedmb.training.trainer import Trainer
 from fedmb.training.travelling import Travels
+from fedmb.training.weight_average import WeightAverage
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +99,8 @@ class Training(Section):
     """What of the batch-norm layers is averaged: all, silobn (weights, not statistics) or fedbn (nothing)."""
     checkpointed: tuple[str, ...] = ()
     """Names of blocks that are computed again in the backward pass, to save memory."""
+    average: float | None = Field(default=None, ge=0, le=1)
+    """What a moving average of the weights keeps in a step; it is sent in place of the last weights. None for none."""
     noise_every: int = Field(default=0, ge=0)
     """Steps between two measurements of the gradient noise; 0 measures it only where a policy reads it."""
     watts: float | None = Field(default=None, gt=0)
@@ -208,6 +211,7 @@ class Training(Section):
             schedule=paced.schedule,
             follow=paced.follow,
             noise_every=self.noise_every,
+            average=WeightAverage(model, self.average) if self.average is not None else None,
             meter=available_meter(self.watts) if "joules" in paced.reads else None,
         )
 

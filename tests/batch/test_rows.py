@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from fedmb.batch.prefetch import Prefetch
 from fedmb.batch.rows import Rows
 from fedmb.batch.table import TableSource
+from fedmb.errors import SettingsError
 
 
 def test_prefetch_wraps_a_source_only_where_it_is_set():
@@ -35,6 +36,31 @@ def test_prefetch_wraps_a_source_only_where_it_is_set():
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(ValidationError):
         Rows(**setting)
+
+
+def test_a_curriculum_begins_with_the_easy_rows_and_ends_with_all():
+    columns = {"y": np.arange(100)}
+    source = Rows(curriculum_samples=300, curriculum_start=0.2).table(
+        columns, seed=0, client="a", difficulty=lambda rows: rows["y"]
+    )
+    first = source.take(20).columns["y"]
+    for _ in range(40):
+        last = source.take(100).columns["y"]
+
+    assert sorted(first) == list(range(20))
+    assert sorted(last) == list(range(100))
+
+
+def test_a_curriculum_without_scores_is_refused():
+    with pytest.raises(SettingsError, match="difficulty"):
+        Rows(curriculum_samples=10).table({"y": np.arange(9)}, seed=0, client="a")
+
+
+def test_without_a_curriculum_a_table_is_a_table():
+    rows = Rows(tail="keep").table({"y": np.arange(9)}, seed=0, client="a")
+    plain = TableSource({"y": np.arange(9)}, seed=0, client="a", tail="keep")
+
+    assert (rows.take(4).columns["y"] == plain.take(4).columns["y"]).all()
 
 
 @pytest.fixture

@@ -26,3 +26,14 @@ def test_loss_and_metrics_have_one_value_an_example():
 
     assert task.loss(outputs, rows).shape == (5,)
     assert task.metrics(outputs, rows)["accuracy"].shape == (5,)
+
+
+def test_an_image_far_from_its_class_is_difficult():
+    task = Digits()
+    rows = {name: array.copy() for name, array in task.train_rows().items()}
+    odd = int(np.flatnonzero(rows["label"] == 1)[0])
+    rows["image"][odd] = 16 - rows["image"][odd]
+    scores = task.difficulty(rows)
+
+    assert scores.shape == (len(rows["label"]),)
+    assert scores.argmax() == odd
