@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import date, time
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -134,7 +134,7 @@ def _over_default(default: Section, given: Table) -> Table:
     """`given` laid over the sections that are fields' defaults.
 
     Pydantic alone would build a half-given section from its class and lose what its owner chose as default.
-    A section of another kind (another value of a Literal field) replaces the default whole.
+    A section of another kind (another value of a Literal that has one only) replaces the default whole.
     """
     complete = dict(given)
     for name in type(default).model_fields:
@@ -146,14 +146,15 @@ def _over_default(default: Section, given: Table) -> Table:
 
 
 def _same_kind(default: Section, given: Table) -> bool:
-    """True when no Literal field of `default` is given another value."""
+    """True unless `given` names another member of a union than `default` is."""
     fields = type(default).model_fields
     return all(given.get(n, getattr(default, n)) == getattr(default, n) for n in fields if _is_kind(fields[n]))
 
 
 def _is_kind(field: FieldInfo) -> bool:
     """True for a field that tells members of a union apart."""
-    return get_origin(field.annotation) is Literal
+    # A choice among several values is an ordinary setting; a Literal of one value names the member of a union.
+    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
 
 
 def _shallow(section: Section) -> Table:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "lars", "lamb"]
 Group: TypeAlias = dict[str, Any]  # torch's own form: "params", and settings of any kind beside them
-_WITH_MOMENTUM = {"sgd", "rmsprop", "lars"}
+WITH_MOMENTUM = {"sgd", "rmsprop", "lars"}
 _WITH_FUSED_KERNEL = {"sgd", "adam", "adamw", "adagrad"}
 _MATRIX = 2  # axes; anything with fewer is a bias or a scale
 
@@ -213,7 +213,7 @@ def optimizer_of(
         raise SettingsError(
             f"optimizer must be one of {', '.join(get_args(OptimizerName))}, got {name!r}; or pass any torch.optim one"
         )
-    if momentum and name not in _WITH_MOMENTUM:
+    if momentum and name not in WITH_MOMENTUM:
         raise SettingsError(f"{name} has no momentum of this kind, got {momentum}; set it to 0 or take sgd")
     groups: Any = list(parameters)
     build: Any = {  # torch's constructors agree on nothing but these keywords
@@ -226,7 +226,7 @@ def optimizer_of(
         "lamb": Lamb,
     }[name]
     settings: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
-    if name in _WITH_MOMENTUM:
+    if name in WITH_MOMENTUM:
         settings["momentum"] = momentum
     if name in _WITH_FUSED_KERNEL:
         settings["fused"] = _can_fuse(groups)

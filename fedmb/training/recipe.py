@@ -16,7 +16,7 @@ from fedmb.telemetry.energy import available_meter
 from fedmb.training.guard import Clip, Finite, GradientGuard, Spike
 from fedmb.training.microbatch import Split
 from fedmb.training.norm import frozen_norm, ghost_norm, group_norm, layer_norm
-from fedmb.training.optimizers import OptimizerName, optimizer_of, parameter_groups
+from fedmb.training.optimizers import WITH_MOMENTUM, OptimizerName, optimizer_of, parameter_groups
 from fedmb.training.precision import Format, Precision
 from fedmb.training.recompute import checkpointed
 from fedmb.training.regularize import Proximal
@@ -119,6 +119,11 @@ class Training(Section):
     def _consistent(self) -> Training:
         if math.isinf(min(self.steps, self.epochs, self.samples, self.seconds)):
             raise ValueError("a round needs a finite budget, got none; set steps, epochs, samples or seconds")
+        if self.momentum and self.optimizer not in WITH_MOMENTUM:
+            raise ValueError(
+                f"momentum goes with {', '.join(sorted(WITH_MOMENTUM))}, got {self.momentum} for {self.optimizer}; "
+                "set it to 0"
+            )
         if (self.norm in {"ghost", "group"}) != (self.norm_group is not None):
             raise ValueError(
                 f"norm_group goes with norm ghost or group, got norm {self.norm} and norm_group {self.norm_group}; "

@@ -247,3 +247,14 @@ def test_a_rule_between_settings_is_said_without_a_key():
         load(Pair, overrides=["low=5"])
 
     assert caught.value.key is None
+
+
+def test_a_choice_among_values_keeps_what_the_owner_chose_for_the_rest():
+    class Optimizing(Section):
+        name: Literal["sgd", "adam"] = "sgd"
+        rate: float = 0.1
+
+    class Whole(Section):
+        optimizing: Optimizing = Optimizing(rate=0.7)
+
+    assert load(Whole, overrides=["optimizing.name=adam"]).optimizing == Optimizing(name="adam", rate=0.7)
