@@ -17,7 +17,7 @@ from fedmb.telemetry.console import LogLines
 from fedmb.telemetry.log_lines import show_log_lines
 from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import JsonLines, TensorBoard
-from fedmb.training.repeatable import compute_repeatably
+from fedmb.training.device import computing
 from fedmb.training.task import TaskWithData, load_task
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def main(grid: Grid, context: Context) -> None:
         file = Path(str(context.run_config["settings"]))
         settings = load(ServerSettings, file=file)
         run = open_parts.enter_context(closing(RunDirectory.existing(file.parent)))
-        compute_repeatably(threads=settings.threads)
+        open_parts.enter_context(computing(threads=settings.threads, repeatable=True))
         task = load_task(settings.task)
         strategy = MiniBatchFedAvg(fraction_train=settings.rounds.fraction_train, seed=settings.seed)
         server = Server(task, settings.rounds, strategy, run, seed=settings.seed, training=settings.training)

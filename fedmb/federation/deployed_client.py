@@ -16,9 +16,9 @@ from fedmb.batch.rows import Rows
 from fedmb.federation.client import learnt
 from fedmb.federation.client_source import Replaying, Streaming, open_source
 from fedmb.section import Section
+from fedmb.training.device import computing, training_device
 from fedmb.training.local_update import LocalUpdate
 from fedmb.training.recipe import Training
-from fedmb.training.repeatable import compute_repeatably
 from fedmb.training.task import load_task
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class ClientSettings(Section):
     """Directory of the replay ring and of records that were set aside, the client's own; state/NAME if left out."""
     threads: int = Field(default=1, ge=1)
     """Threads of torch; with another number the last bits of a result may differ."""
+    device: str = "auto"
+    """Where to train: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
     training: Training = Training()
     """How to train where the server does not say; its micro_size, which only costs, holds in any case."""
     streaming: Streaming = Streaming()
@@ -62,11 +64,12 @@ def train(settings: ClientSettings, instruction: Instruction) -> Update:
     Raises:
         FedmbError: settings, data or the instruction break a rule, or the model diverged.
     """
-    trainer = trainer_for(settings, seed=instruction.seed, training=instruction.training)
-    try:
-        return learnt(trainer, instruction)
-    finally:
-        trainer.source.close()
+    with computing(threads=settings.threads, repeatable=True):
+        trainer = trainer_for(settings, seed=instruction.seed, training=instruction.training)
+        try:
+            return learnt(trainer, instruction)
+        finally:
+            trainer.source.close()
 
 
 def trainer_for(settings: ClientSettings, *, seed: int, training: Mapping[str, Any] | None = None) -> LocalUpdate:
@@ -78,11 +81,10 @@ def trainer_for(settings: ClientSettings, *, seed: int, training: Mapping[str, A
         training: the server's way to train, a `Training` as a table; None leaves the client's.
 
     Raises:
-        SettingsError: the task cannot be imported, or the source's URL breaks a rule.
+        SettingsError: the task cannot be imported, this machine has no such device, or the source's URL breaks a rule.
         ShapeError: a table's columns are not the task's.
         AlreadyOwned: another live process has the client's ring.
     """
-    compute_repeatably(threads=settings.threads)
     task = load_task(settings.task)
     chosen = settings.training
     if training is not None:
@@ -98,7 +100,15 @@ def trainer_for(settings: ClientSettings, *, seed: int, training: Mapping[str, A
         rows=settings.rows,
     )
     try:
-        return LocalUpdate(task, opened.source, chosen, client=settings.name, seed=seed, directory=settings.directory)
+        return LocalUpdate(
+            task,
+            opened.source,
+            chosen,
+            client=settings.name,
+            seed=seed,
+            directory=settings.directory,
+            device=training_device(settings.device),
+        )
     except BaseException:
         opened.source.close()
         raise

@@ -22,6 +22,7 @@ from fedmb.ingest.producer import Feeder
 from fedmb.section import Section
 from fedmb.seeding import generator
 from fedmb.sizing.learning_rate_section import LearningRate
+from fedmb.training.device import training_device
 from fedmb.training.local_update import LocalUpdate
 from fedmb.training.recipe import Training
 
@@ -76,6 +77,8 @@ class Simulation(Section):
     """What is learnt, written module:Class; the class brings its rows (fedmb.training.task.TaskWithData)."""
     threads: int = Field(default=1, ge=1)
     """Threads of torch; with another number the last bits of a result may differ."""
+    device: str = "cpu"
+    """Where all clients train: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
     rounds: Rounds = Rounds(count=30)
     training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     private: Private = Private()
@@ -144,7 +147,13 @@ class Population:
     def _add(self, name: str, source: BatchSource) -> None:
         training, seed = self.settings.training, self.settings.seed
         self.trainers[name] = LocalUpdate(
-            self.task, source, training, client=name, seed=seed, directory=self._state / name
+            self.task,
+            source,
+            training,
+            client=name,
+            seed=seed,
+            directory=self._state / name,
+            device=training_device(self.settings.device),
         )
 
     def _add_streamed(self, name: str, pool: Columns, state: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from fedmb.errors import SettingsError
 from fedmb.federation.client import client_app
@@ -14,6 +13,7 @@ from fedmb.federation.server import Server, scorer
 from fedmb.federation.strategy import MiniBatchFedAvg
 from fedmb.simulation.grid import InProcessGrid
 from fedmb.simulation.population import Population, Simulation
+from fedmb.training.device import computing
 from fedmb.training.task import TaskWithData, load_task
 
 if TYPE_CHECKING:
@@ -55,8 +55,17 @@ def simulate(
             f"a simulated task brings its rows, {settings.task} lacks train_rows, test_rows or label; add them",
             key="task",
         )
-    torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(mode=True)
+    with computing(threads=settings.threads, repeatable=True):
+        return _simulated(settings, task, run, sinks, stop)
+
+
+def _simulated(
+    settings: Simulation,
+    task: TaskWithData,
+    run: RunDirectory,
+    sinks: Callable[[int], Sequence[Sink]],
+    stop: Event | None,
+) -> ServerState:
     strategy = MiniBatchFedAvg(fraction_train=settings.rounds.fraction_train, seed=settings.seed)
     server = Server(task, settings.rounds, strategy, run, seed=settings.seed, training=settings.training)
     population = Population(settings, task, run.state)
