@@ -30,7 +30,9 @@ from torch.nn import functional
 from fedmb.batch.minibatch import Column
 from fedmb.batch.table import TableSource
 from fedmb.training.step import TrainStep
+from fedmb.training.stretch import Budget
 from fedmb.training.tally import Tally
+from fedmb.training.trainer import NOISE_EVERY, Trainer
 
 ROWS = 20_000
 COLUMNS = {
@@ -100,6 +102,25 @@ def fedmb(batch_size: int, steps: int) -> float:
         tally.add(step(rows.take(batch_size)).seen)
     tally.sums()
     return time.perf_counter() - start
+
+
+def trained(batch_size: int, steps: int, noise_every: int) -> float:
+    """The whole loop: policy, clocks, budget, tallies and, if asked, noise."""
+    task = Perceptron()
+    model = task.build_model()
+    step = TrainStep(task, model, torch.optim.SGD(model.parameters(), lr=0.1))
+    trainer = Trainer(step, source(), size=batch_size, noise_every=noise_every)
+    start = time.perf_counter()
+    trainer.run(Budget(steps=steps)).sums()
+    return time.perf_counter() - start
+
+
+def trainer(batch_size: int, steps: int) -> float:
+    return trained(batch_size, steps, 0)
+
+
+def trainer_with_noise(batch_size: int, steps: int) -> float:
+    return trained(batch_size, steps, NOISE_EVERY)
 
 
 def accelerate(batch_size: int, steps: int) -> float:
@@ -186,6 +207,8 @@ def keras(batch_size: int, steps: int) -> float:
 CONTENDERS: dict[str, Contender] = {
     "bare": bare,
     "fedmb": fedmb,
+    "fedmb loop": trainer,
+    "fedmb noise": trainer_with_noise,
     "accelerate": accelerate,
     "lightning": lightning,
     "keras": keras,

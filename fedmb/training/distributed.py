@@ -57,9 +57,11 @@ class Ranks:
 
         With fewer groups than ranks the last ranks get no row; they still take part in `add_up`.
         """
+        if self.count == 1:
+            return batch
         groups = -(-len(batch) // multiple)
         start, stop = (groups * edge // self.count * multiple for edge in (self.index, self.index + 1))
-        return batch if self.count == 1 else batch.rows(start, min(stop, len(batch)))
+        return batch.rows(start, min(stop, len(batch)))
 
     def align(self, module: nn.Module) -> None:
         """Give every rank the parameters and buffers of rank 0.

@@ -60,14 +60,17 @@ class Hyperparameters:
         return groups
 
     @property
+    def changes(self) -> bool:
+        """Whether anything changes from step to step; where not, `apply` need not be called."""
+        return self._schedule is not None or self._follow is not None
+
+    @property
     def learning_rate(self) -> float:
         """Rate of the first parameter group in force."""
         return float(self.groups[0]["lr"])
 
     def apply(self, samples: int, rows: int, stats: Stats) -> None:
-        """Write the values for a step of `rows` after `samples` rows; nothing without schedule and follow."""
-        if self._schedule is None and self._follow is None:
-            return
+        """Write the values for a step of `rows` after `samples` rows."""
         values = self._follow.values(rows, stats) if self._follow is not None else {}
         factor = values.pop("learning_rate_factor", 1.0)
         if self._schedule is not None:

@@ -86,6 +86,11 @@ class Split:
         """
         return cls(size=math.inf, multiple=multiple, predict=True, share=share)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every batch stays whole, so that nothing needs to be cut."""
+        return not self._predict and math.isinf(self._size)
+
     def run(
         self, batch: MiniBatch, backward: Callable[[MiniBatch], T], module: nn.Module, *, most: float = math.inf
     ) -> list[T]:

@@ -144,6 +144,8 @@ class TrainStep:
         groups = None
         if measure and self.ranks.count == 1:
             seen, groups = self._measured(batch, total, even=even)
+        elif self.split.is_whole and len(shard):
+            seen = (self._backward(shard, total, even=even),)
         elif len(shard):
             seen = self.split.run(shard, lambda micro: self._backward(micro, total, even=even), self.model)
         verdict, norm = self._update()

@@ -12,7 +12,6 @@ from fedmb.errors import SettingsError
 from fedmb.ledger import joined
 from fedmb.training.guard import Verdict
 from fedmb.training.tally import Tally
-from fedmb.update import added
 
 if TYPE_CHECKING:
     from fedmb.batch.minibatch import MiniBatch
@@ -74,7 +73,8 @@ class Learnt:
         self.rollbacks += report.verdict is Verdict.ROLLBACK
         self.units += report.units
         self.tally.add(report.seen)
-        self.rows = added(self.rows, batch.origins)
+        for origin, count in batch.origins.items():
+            self.rows[origin] = self.rows.get(origin, 0) + count
         if batch.span:
             self.spans = joined(self.spans, batch.span)
         if report.norm is not None:

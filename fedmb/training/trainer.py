@@ -115,6 +115,7 @@ class Trainer:
         learnt = Learnt(tally=Tally(ranks.total if ranks.count > 1 else None))
         began = self._clock()
         rows_left, deadline = budget.samples, began + budget.seconds
+        paced, rate = self.hyperparameters.changes, self.hyperparameters.learning_rate
         self.step.model.train()
         while learnt.steps < budget.steps and rows_left > 0 and self._is_before(deadline):
             wanted = int(min(self._next_size(), rows_left))
@@ -124,12 +125,14 @@ class Trainer:
             except NotEnoughData:
                 break
             started = self._clock()
-            self.hyperparameters.apply(self._samples, len(batch), self.stats)
+            if paced:
+                self.hyperparameters.apply(self._samples, len(batch), self.stats)
+                rate = self.hyperparameters.learning_rate
             report = self.step(batch, measure=self.noise_every > 0 and self._steps % self.noise_every == 0)
             if self.average is not None and report.verdict is Verdict.OK:
                 self.average.after_step(self.hyperparameters.ema_decay)
             if report.verdict is Verdict.OK:
-                learnt.rate += self.hyperparameters.learning_rate
+                learnt.rate += rate
             learnt.wait_seconds += started - asked
             learnt.count(batch, report)
             self._observe(report, started, warm=learnt.steps > 1)
