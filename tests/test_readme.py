@@ -30,5 +30,5 @@ def test_every_make_target_that_is_named_exists():
 
     assert all(
         re.search(rf"^{target}:", makefile, re.MULTILINE)
-        for target in re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE)
+        for target in re.findall(r"(?:^|`)make ([\w-]+)", README, re.MULTILINE)
     )
