@@ -1,6 +1,7 @@
 """Where one client's mini-batches come from, chosen by a URL.
 
 table:/data/ward.npz                   a private table at rest (npz, npy, safetensors, csv, parquet)
+table:/data/a.npz table:/data/b.npz    several tables, mixed in every batch
 table:task?share=0&of=4                one label-skewed share of the task's own rows
 file:///var/log/fedmb?topic=digits     a stream; its rows are blended with replayed ones
 """
@@ -103,10 +104,11 @@ def open_source(
         AlreadyOwned: another live process has the client's ring.
     """
     if url.startswith("table:"):
-        columns = table_columns(url, task, seed=seed, mapped=rows.mapped)
-        check_columns(columns, task.schema)
+        tables = {one: table_columns(one, task, seed=seed, mapped=rows.mapped) for one in url.split()}
+        for columns in tables.values():
+            check_columns(columns, task.schema)
         difficulty = getattr(task, "difficulty", None)
-        return ClientSource(rows.table(columns, seed=seed, client=client, difficulty=difficulty))
+        return ClientSource(rows.mixed(tables, seed=seed, client=client, difficulty=difficulty))
     named = StreamUrl.parse(url)
     letters = FileLog.open(state / "dead-letters", id=f"{client}-dead-letters", fsync=FsyncPolicy.always(), create=True)
     stream = LogSource(
@@ -130,6 +132,10 @@ def table_columns(url: str, task: Task, *, seed: int, mapped: bool = False) -> C
         SettingsError: the URL breaks a rule, or asks for rows of a task that has none.
     """
     parts = urlsplit(url)
+    if parts.scheme != "table":
+        raise SettingsError(
+            f"several sources of one client are all tables, got {url!r}; give a stream a client of its own"
+        )
     if parts.path != "task":
         return load_table(Path(unquote(parts.path)), schema=task.schema, mapped=mapped)
     if not isinstance(task, TaskWithData):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from fedmb.batch.drift import DriftingRows, Phase
@@ -45,6 +46,8 @@ class Private(Section):
     """How many there are."""
     share: float = Field(default=0.1, gt=0, lt=1)
     """Part of the training rows that lie in private tables; the others feed the streams."""
+    tables: int = Field(default=1, ge=1)
+    """Tables, each with labels of its own, that a client mixes in every batch; see rows.temperature."""
     alpha: float = Field(default=0.5, gt=0)
     """Dirichlet concentration of the label skew between tables; small is skewed, inf is even."""
 
@@ -123,7 +126,8 @@ class Population:
         for number, columns in enumerate(tables):
             name = f"private-{number}"
             difficulty = getattr(task, "difficulty", None)
-            self._add(name, settings.rows.table(columns, seed=settings.seed, client=name, difficulty=difficulty))
+            parts = self._by_label(columns)
+            self._add(name, settings.rows.mixed(parts, seed=settings.seed, client=name, difficulty=difficulty))
         for number, columns in enumerate(pools):
             self._add_streamed(f"stream-{number}", columns, state)
 
@@ -143,6 +147,16 @@ class Population:
             for number in range(streamed.clients)
         ]
         return tables, pools
+
+    def _by_label(self, columns: Columns) -> dict[str, Columns]:
+        """The client's rows in `private.tables` tables, each with labels of its own."""
+        labels = columns[self.task.label]
+        tables: dict[str, Columns] = {}
+        for number, group in enumerate(np.array_split(np.unique(labels), self.settings.private.tables)):
+            index = np.flatnonzero(np.isin(labels, group))
+            if len(index):
+                tables[f"table-{number}"] = {name: array[index] for name, array in columns.items()}
+        return tables
 
     def _add(self, name: str, source: BatchSource) -> None:
         training, seed = self.settings.training, self.settings.seed

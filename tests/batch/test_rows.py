@@ -40,8 +40,8 @@ def test_impossible_settings_are_refused(setting):
 
 def test_a_curriculum_begins_with_the_easy_rows_and_ends_with_all():
     columns = {"y": np.arange(100)}
-    source = Rows(curriculum_samples=300, curriculum_start=0.2).table(
-        columns, seed=0, client="a", difficulty=lambda rows: rows["y"]
+    source = Rows(curriculum_samples=300, curriculum_start=0.2).mixed(
+        {"one": columns}, seed=0, client="a", difficulty=lambda rows: rows["y"]
     )
     first = source.take(20).columns["y"]
     for _ in range(40):
@@ -53,14 +53,23 @@ def test_a_curriculum_begins_with_the_easy_rows_and_ends_with_all():
 
 def test_a_curriculum_without_scores_is_refused():
     with pytest.raises(SettingsError, match="difficulty"):
-        Rows(curriculum_samples=10).table({"y": np.arange(9)}, seed=0, client="a")
+        Rows(curriculum_samples=10).mixed({"one": {"y": np.arange(9)}}, seed=0, client="a")
 
 
 def test_without_a_curriculum_a_table_is_a_table():
-    rows = Rows(tail="keep").table({"y": np.arange(9)}, seed=0, client="a")
+    rows = Rows(tail="keep").mixed({"one": {"y": np.arange(9)}}, seed=0, client="a")
     plain = TableSource({"y": np.arange(9)}, seed=0, client="a", tail="keep")
 
     assert (rows.take(4).columns["y"] == plain.take(4).columns["y"]).all()
+
+
+def test_several_tables_are_mixed_in_every_batch():
+    tables = {"large": {"y": np.zeros(90)}, "small": {"y": np.ones(10)}}
+    proportional = Rows().mixed(tables, seed=0, client="a").take(20).columns["y"]
+    even = Rows(temperature=1e9).mixed(tables, seed=0, client="a").take(20).columns["y"]
+
+    assert proportional.sum() == 2
+    assert even.sum() == 10
 
 
 @pytest.fixture

@@ -111,3 +111,19 @@ def test_a_table_of_another_task_is_refused(tmp_path):
 
     with pytest.raises(ShapeError, match="image"):
         opened(f"table:{tmp_path}/other.npz", tmp_path)
+
+
+def test_several_tables_of_one_client_are_mixed(tmp_path):
+    for name, part in (("a", slice(0, 90)), ("b", slice(90, 100))):
+        np.savez(tmp_path / f"{name}.npz", **{column: array[part] for column, array in ROWS.items()})
+    source = opened(f"table:{tmp_path}/a.npz table:{tmp_path}/b.npz", tmp_path).source
+
+    assert source.examples_per_epoch == 100
+    assert len(source.take(20)) == 20
+
+
+def test_a_stream_beside_a_table_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", **ROWS)
+
+    with pytest.raises(SettingsError, match="client of its own"):
+        opened(f"table:{tmp_path}/a.npz file:{tmp_path}/log?topic=rows", tmp_path)

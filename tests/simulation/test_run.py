@@ -226,6 +226,7 @@ TECHNIQUES = (
     "training.noise_every=4",
     "rows.curriculum_samples=1000",
     "rows.prefetch=2",
+    "private.tables=2 rows.temperature=4",
     "rows.tail=keep",
     "rounds.stopping.patience=1",
 )

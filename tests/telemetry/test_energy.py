@@ -1,7 +1,10 @@
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from fedmb.errors import SettingsError
-from fedmb.telemetry.energy import Energy, ModelledPower, NoMeter, Rapl, Together, available_meter
+from fedmb.telemetry.energy import Energy, ModelledPower, NoMeter, Nvml, Rapl, Together, available_meter
 
 RANGE = 262_143_328_850  # what an Intel server reports
 
@@ -81,3 +84,50 @@ def test_this_machine_gives_a_figure_or_says_that_it_is_absent():
     energy = available_meter().used()
 
     assert (energy.joules is None) == (energy.label == "absent")
+
+
+class DriverError(Exception):
+    """What the driver's library raises."""
+
+
+def driver(counters, *, broken=False):
+    """A named double of NVIDIA's library, which this machine has no driver for: counters in millijoules."""
+
+    def energy(handle):
+        if broken:
+            raise DriverError("Not Supported")
+        return next(counters[handle])
+
+    return SimpleNamespace(
+        NVMLError=DriverError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: len(counters),
+        nvmlDeviceGetHandleByIndex=lambda number: number,
+        nvmlDeviceGetTotalEnergyConsumption=energy,
+    )
+
+
+def test_joules_of_all_gpus_are_added(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", driver([iter([1000, 4000]), iter([500, 1500])]))
+
+    assert Nvml().used() == Energy(4.0, "measured")
+
+
+def test_only_the_chosen_gpus_count(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", driver([iter([1000, 4000]), iter([500, 1500])]))
+
+    assert Nvml(devices=[1]).used() == Energy(1.0, "measured")
+
+
+def test_a_gpu_without_a_counter_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", driver([iter([])], broken=True))
+
+    with pytest.raises(SettingsError, match="Not Supported"):
+        Nvml()
+
+
+def test_without_nvidias_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+
+    with pytest.raises(SettingsError, match=r"fedmb\[energy\]"):
+        Nvml()
