@@ -192,6 +192,8 @@ def joined_ranks(device: torch.device | None = None) -> Iterator[Ranks]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(distributed.get_rank(), count, device=device)
+        # Together: gloo's threads abort a process whose peer leaves while they still talk to it.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 

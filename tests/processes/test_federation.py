@@ -21,6 +21,7 @@ from fedmb.settings import load
 from fedmb.simulation.grid import InProcessGrid
 from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import read_lines
+from fedmb.training.device import computing
 from fedmb.training.task import load_task
 
 pytestmark = pytest.mark.timeout(900)  # idle: 63 s for the longest; other work on the machine multiplies it
@@ -121,7 +122,8 @@ def test_real_processes_learn_the_same_bits_as_one_process(federation, place, tm
 
     watch = Watch(scorer(server.task, {"": server.task.test_rows()}))
 
-    server.train(InProcessGrid(app, {2: {"client": "ward"}, 3: {"client": "meter"}}), watch=watch)
+    with computing(threads=1, repeatable=True):  # as every client process does
+        server.train(InProcessGrid(app, {2: {"client": "ward"}, 3: {"client": "meter"}}), watch=watch)
 
     for trainer in trainers.values():
         trainer.source.close()
