@@ -137,6 +137,6 @@ def exchange(grid: Grid, messages: list[Message], deadline_seconds: float) -> It
             time.sleep(_PULL_SECONDS)
 
 
-def no_reason(rejected: Mapping[str, str]) -> str:
+def reasons_in(rejected: Mapping[str, str]) -> str:
     """The reasons of a fruitless round in one line."""
     return "; ".join(f"{name}: {reason}" for name, reason in rejected.items()) or "no node answered in time"

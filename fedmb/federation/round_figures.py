@@ -12,7 +12,7 @@ from fedmb.sizing.noise_scale import heterogeneity, noise_of
 from fedmb.update import added
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from fedmb.update import Arrays, Update
 
@@ -90,7 +90,7 @@ def _ratio(before: Arrays, after: Arrays) -> float:
     return math.sqrt(moved / size) if size else 0.0
 
 
-def _square(one: Arrays, other: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] | Arrays) -> float:
+def _square(one: Arrays, other: Arrays) -> float:
     """Sum of squares of `one - other`, of `one` where `other` lacks it; floating arrays only."""
     total = 0.0
     for name, array in one.items():

@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from fedmb.errors import NotEnoughData
-from fedmb.federation.cohort import Cohort, Collector, no_reason
+from fedmb.federation.cohort import Cohort, Collector, reasons_in
 from fedmb.federation.round_figures import monitored, summed
 from fedmb.federation.wire import arrays_from_record, arrays_to_record, train_config
 from fedmb.section import Section
@@ -121,7 +121,7 @@ class RoundLoop:
             if fruitless == _FRUITLESS_ROUNDS:
                 raise NotEnoughData(
                     f"a round needs at least one usable reply, {fruitless} rounds in a row had none; last reasons: "
-                    f"{no_reason(cohort.rejected)}"
+                    f"{reasons_in(cohort.rejected)}"
                 )
             before, state = state.arrays, self._advanced(state, cohort)
             report = self._report(before, state, cohort, time.monotonic() - started)
