@@ -10,7 +10,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test soak bench-step bench-loader lint types format wheel clean
+.PHONY: help install demo test kafka soak bench-step bench-loader lint types format wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: install ## lint, types and tests
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest $(ARGS)
+
+kafka: install ## Apache Kafka on 127.0.0.1:9092 until Ctrl-C (ARGS="--port 9093")
+	@$(BIN)/python tests/kafka_broker.py $(ARGS)
 
 soak: install ## kill a simulation a thousand times (about ten minutes)
 	@FEDMB_KILLS=1000 $(BIN)/python -m pytest tests/simulation/test_run.py -k killed $(ARGS)

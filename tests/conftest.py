@@ -1,5 +1,37 @@
+from __future__ import annotations
+
+import itertools
+import os
+
+import pytest
 from hypothesis import settings
+from kafka_broker import KafkaBroker, RunningBroker
 
 # Machines differ in speed; timings decide no test. The seed of a failure is printed by hypothesis itself.
 settings.register_profile("fedmb", deadline=None, print_blob=True)
 settings.load_profile("fedmb")
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def kafka():
+    """Apache Kafka, one for the whole run: FEDMB_KAFKA's, or one that this run starts. `kafka.address` is host:port."""
+    if address := os.environ.get("FEDMB_KAFKA"):
+        yield RunningBroker(address)
+        return
+    with KafkaBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def own_kafka():
+    """A broker that one test may kill, freeze and restart."""
+    with KafkaBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def topic():
+    """Name of a topic that no other test has; made by whoever writes to it."""
+    return f"t{os.getpid()}-{next(_numbers)}"

@@ -1,0 +1,220 @@
+"""Apache Kafka itself, one node on loopback, for tests, benchmarks and `make kafka`.
+
+The jars come from Maven Central (tests/kafka/pom.xml, 43 MB, once) into a cache; data lie in a temporary directory.
+Where java or mvn is missing and this process may install packages, the distribution's are installed.
+
+    python tests/kafka_broker.py --port 9092      # runs until Ctrl-C
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+POM = Path(__file__).parent / "kafka" / "pom.xml"
+START_SECONDS = 60.0  # a broker is up in 2 s; a machine that builds beside it is slower
+PACKAGES = {"java": "openjdk-17-jre-headless", "mvn": "maven"}
+CLUSTER_ID = "fedmb-on-loopback-4111"  # 22 characters, as Kafka's own ids have
+
+
+class BrokerMissing(RuntimeError):  # noqa: N818  # the condition's name
+    """No broker can be had here; a suite that wants one fails, it does not skip."""
+
+
+def jars() -> Path:
+    """Directory of Kafka's jars, fetched on first use; the pom's digest is its name.
+
+    Raises:
+        BrokerMissing: they cannot be fetched.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedmb"
+    directory = cache / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+    if not directory.is_dir():
+        _install_missing()
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as fetched:
+            command = ["mvn", "-q", "-B", "-f", str(POM), "dependency:copy-dependencies", "-DincludeScope=runtime"]
+            command.append(f"-DoutputDirectory={fetched}/libs")
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            if done.returncode:
+                raise BrokerMissing(f"Kafka's jars must come from Maven Central, mvn says: {done.stdout[-2000:]}")
+            with contextlib.suppress(OSError):  # another process was faster
+                Path(fetched, "libs").rename(directory)
+    return directory
+
+
+def _install_missing() -> None:
+    missing = [package for program, package in PACKAGES.items() if not shutil.which(program)]
+    if not missing:
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise BrokerMissing(
+            f"Apache Kafka needs Java 17 and Maven, missing: {missing}; install them, or set FEDMB_KAFKA=host:port"
+        )
+    quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
+    for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", *missing]):
+        if subprocess.run(command, check=False, **quiet).returncode:
+            raise BrokerMissing(f"{' '.join(command)} failed; install {missing}, or set FEDMB_KAFKA=host:port")
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class KafkaBroker:
+    """A broker of this process's own, which tests may kill, freeze and start again over the same data."""
+
+    port: int = field(default_factory=free_port)
+    """Of the plaintext listener; a restarted broker keeps it."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Lines of server.properties beyond the minimum, such as listeners with TLS or SASL."""
+    advertised: str = ""
+    """host:port that clients are told, such as a proxy's; the listener's own if empty."""
+
+    def __post_init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="fedmb-kafka-"))
+        self._controller = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """host:port for clients."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def data(self) -> Path:
+        """Directory with a folder for each partition, TOPIC-NUMBER, and segments in it."""
+        return self.directory / "data"
+
+    @property
+    def pid(self) -> int:
+        """Of the running java."""
+        assert self._process is not None, "the broker runs"
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start, and wait until it answers.
+
+        Raises:
+            BrokerMissing: it ended or did not listen in time; its log says why.
+        """
+        libs = jars()
+        properties = self.directory / "server.properties"
+        java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{libs}/*"]
+        if not properties.exists():
+            properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
+            format_ = ["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c", str(properties)]
+            subprocess.run([*java, *format_], check=True, capture_output=True)
+        log = (self.directory / "broker.log").open("ab")
+        # A group of its own: Ctrl-C in a terminal is for the tests, who then stop it.
+        self._process = subprocess.Popen(
+            [*java, "kafka.Kafka", str(properties)], stdout=log, stderr=log, start_new_session=True, cwd=self.directory
+        )
+        log.close()
+        deadline = time.monotonic() + START_SECONDS
+        while not _listens(self.port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                tail = (self.directory / "broker.log").read_text(errors="replace")[-3000:]
+                self.kill()
+                raise BrokerMissing(f"the broker must listen on {self.port} within {START_SECONDS} s; {tail}")
+            time.sleep(0.05)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL; the data stay."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it and remove its data."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _properties(self) -> dict[str, str]:
+        internal = "share.coordinator.state.topic"
+        return {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.advertised or self.address}",
+            "controller.listener.names": "CONTROLLER",
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self._controller}",
+            "log.dirs": str(self.data),
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            f"{internal}.replication.factor": "1",
+            f"{internal}.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            # A killed broker's registration must lapse before the restarted one may take its number (9 s by default).
+            "broker.session.timeout.ms": "1500",
+            "broker.heartbeat.interval.ms": "500",
+            **self.settings,
+        }
+
+
+@dataclass(frozen=True)
+class RunningBroker:
+    """A broker that somebody else runs, named by FEDMB_KAFKA."""
+
+    address: str
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def main() -> None:
+    """Run a broker until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(description="Apache Kafka on loopback, with data that end with it.")
+    parser.add_argument("--port", type=int, default=9092)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with KafkaBroker(port=parser.parse_args().port) as broker:
+            print(f"broker ready address={broker.address} pid={broker.pid} data={broker.data}", flush=True)
+            signal.pause()
+    except KeyboardInterrupt:
+        print("broker stopped", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
