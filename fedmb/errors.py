@@ -10,6 +10,10 @@
      ├─ CorruptLog        a log segment holds bytes that its checksum refutes
      ├─ CorruptRing       a replay ring's file cannot be trusted
      ├─ CorruptCheckpoint a checkpoint's bytes differ from its digest
+     ├─ RecordsGone       records that a ledger still needs are no longer in the log
+     ├─ TooManyRejected   more records were set aside than a stream in order would have
+     ├─ Unreachable       a broker or registry does not answer; trying again may help
+     ├─ AccessDenied      a broker or registry refuses who we are
      ├─ Diverged          a model's parameters or loss are no longer finite
      └─ AlreadyOwned      another live process owns this log partition, ring or run directory
 
@@ -79,6 +83,35 @@ class CorruptRing(FedmbError):  # noqa: N818
 
 class CorruptCheckpoint(FedmbError):  # noqa: N818
     """A checkpoint's bytes differ from its digest."""
+
+
+class RecordsGone(FedmbError):  # noqa: N818
+    """Records that a ledger still needs are no longer in the log: retention passed it, or the topic was made anew.
+
+    Args:
+        message: what is missing and where.
+        topic: topic of the partition.
+        partition: its index.
+        offset: offset of the first record that is missing.
+    """
+
+    def __init__(self, message: str, *, topic: str, partition: int, offset: int) -> None:
+        super().__init__(message)
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+
+
+class TooManyRejected(FedmbError):  # noqa: N818
+    """More records of a stream were set aside than a stream in order would have; somebody must look."""
+
+
+class Unreachable(FedmbError):  # noqa: N818
+    """A broker or registry does not answer, or not in a way that is understood; trying again may help."""
+
+
+class AccessDenied(FedmbError):  # noqa: N818
+    """A broker or registry refuses who we are, or we refuse who it is: password, certificate or permission."""
 
 
 class Diverged(FedmbError):  # noqa: N818

@@ -30,6 +30,12 @@ class ExitCode(IntEnum):
     """The model's parameters or loss are no longer finite."""
     CHECK = 10
     """`fedmb check` found that something required is missing."""
+    GONE = 11
+    """Records that a ledger still needs are no longer in the log."""
+    UNREACHABLE = 12
+    """A broker or registry does not answer."""
+    DENIED = 13
+    """A broker or registry refuses who we are."""
     BUG = 70
     """An error that fedmb did not foresee; the traceback stands above."""
     INTERRUPTED = 130

@@ -29,6 +29,10 @@ CODES: dict[type[errors.FedmbError], ExitCode] = {
     errors.CorruptCheckpoint: ExitCode.CORRUPT,
     errors.AlreadyOwned: ExitCode.OWNED,
     errors.Diverged: ExitCode.DIVERGED,
+    errors.RecordsGone: ExitCode.GONE,
+    errors.TooManyRejected: ExitCode.DATA,
+    errors.Unreachable: ExitCode.UNREACHABLE,
+    errors.AccessDenied: ExitCode.DENIED,
 }
 
 

@@ -128,6 +128,16 @@ class FileLog:
             )
         return cls(directory, id=found, fsync=fsync, segment_bytes=segment_bytes)
 
+    def partitions(self, topic: str) -> tuple[int, ...]:
+        """Numbers of the partitions that have a directory, ascending.
+
+        Raises:
+            SettingsError: the topic breaks Kafka's rules.
+        """
+        directory = self._directory(topic, 0).parent
+        names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
+        return tuple(sorted(int(name) for name in names if name.isdecimal()))
+
     def writer(self, topic: str, partition: int) -> FileLogWriter:
         """The writer of a partition, which is made when it does not exist.
 

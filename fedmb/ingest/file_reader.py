@@ -86,6 +86,10 @@ class PartitionCursor:
                 self._wanted = frame.offset + 1
                 return frame
 
+    def begin_offset(self) -> int:
+        """Offset of the partition's oldest record."""
+        return min(segment_bases(self._directory), default=0)
+
     def end_offset(self) -> int:
         """Offset that the next record of the partition gets."""
         return end_offset(self._directory, self._indexes)
@@ -208,9 +212,16 @@ class FileLogReader:
                 return records
             wait = min(2 * wait, LONGEST_WAIT)
 
+    def begin_offsets(self) -> dict[StreamPartition, int]:
+        """Offset of the oldest record of each partition, 0 where there is none."""
+        return {partition: cursor.begin_offset() for partition, cursor in self._cursors.items()}
+
     def end_offsets(self) -> dict[StreamPartition, int]:
         """Offset that the next record of each partition will get; reads headers, not values."""
         return {partition: cursor.end_offset() for partition, cursor in self._cursors.items()}
+
+    def acknowledge(self, offsets: Mapping[StreamPartition, int], note: str) -> None:
+        """Nothing to do: nobody watches the lag of files."""
 
     def close(self) -> None:
         """Wake a waiting `poll`, and close files."""

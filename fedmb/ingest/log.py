@@ -1,7 +1,8 @@
 """The seam between fedmb and anything that keeps records in order: topics, partitions, offsets, as in Kafka.
 
 A `Log` hands out writers and readers. A record is bytes plus headers; what the bytes mean is the codec's business.
-Offsets of a partition count records from 0 without gaps and are never reused.
+Offsets of a partition ascend from 0 and are never reused. A broker's may leave gaps, where transactions were marked or
+records compacted away; its oldest records may be gone.
 """
 
 from __future__ import annotations
@@ -60,13 +61,36 @@ class LogReader(Protocol):
     def poll(self, timeout_seconds: float, max_records: int = 500) -> list[Record]:
         """The next records, in offset order within each partition; empty when none came in time.
 
+        Partitions share `max_records` equally. Where that leaves each at least one, every partition that holds
+        records when the call begins gives some, whatever the timeout: a reader that fetches over a network waits for
+        what is known to be there. So the order in which partitions are read never depends on which of them a network
+        brought first.
+
         Raises:
             CorruptLog: the next bytes fail their checksum and are not merely unfinished.
+            RecordsGone: the log no longer holds the record at the reader's offset.
+            AccessDenied: a broker refuses this reader.
         """
+        ...
+
+    def begin_offsets(self) -> dict[StreamPartition, int]:
+        """Offset of the oldest record of each partition that can be read, its end where it holds none."""
         ...
 
     def end_offsets(self) -> dict[StreamPartition, int]:
         """Offset that the next record of each partition will get."""
+        ...
+
+    def acknowledge(self, offsets: Mapping[StreamPartition, int], note: str) -> None:
+        """Tell lag monitors that everything before these offsets is part of a stored model; never blocks for long.
+
+        Nothing is ever read from here on that account: where to go on is in the checkpoint. A log without monitors
+        does nothing.
+
+        Args:
+            offsets: by partition; partitions of other readers are ignored.
+            note: what stored them, such as a model's version.
+        """
         ...
 
     def close(self) -> None:
@@ -79,6 +103,10 @@ class Log(Protocol):
 
     id: str
     """Identity that travels in ledgers; two logs with the same id must hold the same records."""
+
+    def partitions(self, topic: str) -> tuple[int, ...]:
+        """Numbers of the partitions that a topic has, ascending; none while it does not exist."""
+        ...
 
     def writer(self, topic: str, partition: int) -> LogWriter:
         """The writer of a partition, which is made when it does not exist.

@@ -129,10 +129,17 @@ class MemoryLogReader:
                     return records
                 self._shelf.changed.wait(min(remaining, _LONGEST_WAIT))
 
+    def begin_offsets(self) -> dict[StreamPartition, int]:
+        """0 for each partition: memory forgets nothing."""
+        return dict.fromkeys(self.partitions, 0)
+
     def end_offsets(self) -> dict[StreamPartition, int]:
         """Offset that the next record of each partition will get."""
         with self._shelf.changed:
             return {partition: len(self._shelf.records.get(partition, ())) for partition in self.partitions}
+
+    def acknowledge(self, offsets: Mapping[StreamPartition, int], note: str) -> None:
+        """Nothing to do: nobody watches the lag of a log in memory."""
 
     def close(self) -> None:
         """Wake a waiting `poll`."""
@@ -165,6 +172,11 @@ class MemoryLog:
             raise SettingsError(f"a log's id must be printable and not empty, got {id!r}; name the log", key="id")
         self.id = id
         self._shelf = _Shelf()
+
+    def partitions(self, topic: str) -> tuple[int, ...]:
+        """Numbers of the partitions that were written to, ascending."""
+        with self._shelf.changed:
+            return tuple(sorted(one.partition for one in self._shelf.records if one.topic == topic))
 
     def writer(self, topic: str, partition: int) -> MemoryLogWriter:
         """The writer of a partition, which is made when it does not exist.

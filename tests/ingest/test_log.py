@@ -190,6 +190,25 @@ def test_end_offsets_count_what_was_appended(log):
             assert list(reader.end_offsets().values()) == [count, 0]
 
 
+def test_a_topic_names_its_partitions_once_they_exist(log):
+    assert log.partitions("t") == ()
+    for number in (2, 0):
+        with closing(log.writer("t", number)) as writer:
+            writer.append(b"x")
+    log.writer("u", 5).close()
+
+    assert log.partitions("t") == (0, 2)
+
+
+def test_nothing_that_was_appended_is_gone_and_acknowledging_changes_nothing(log):
+    with closing(log.writer("t", 0)) as writer, closing(log.reader("t", [0])) as reader:
+        writer.append_many([b"x"] * 5)
+        reader.acknowledge({reader.partitions[0]: 3}, "version 1")
+
+        assert reader.begin_offsets() == {reader.partitions[0]: 0}
+        assert [record.offset for record in drained(reader, 5)] == [0, 1, 2, 3, 4]
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_seek_gives_the_rest_from_any_offset(log, data):
