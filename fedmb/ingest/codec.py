@@ -14,7 +14,7 @@ import numpy as np
 from fedmb.errors import DecodeError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from fedmb.batch.minibatch import Columns, Schema
 
@@ -50,6 +50,19 @@ class Codec(Protocol):
 
         Raises:
             DecodeError: the bytes are not what this codec writes.
+        """
+        ...
+
+
+@runtime_checkable
+class RowCodec(Codec, Protocol):
+    """A codec whose records hold exactly one row each, so that many are decoded in one go."""
+
+    def decode_many(self, values: Sequence[bytes | memoryview]) -> Columns:
+        """The columns of the records, row by row, each `(len(values), ...)`.
+
+        Raises:
+            DecodeError: one of them or more is not what this codec writes; `decode` tells which.
         """
         ...
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedmb.batch.minibatch import Columns, MiniBatch, Schema
-from fedmb.errors import CorruptLog, NotEnoughData, SettingsError
+from fedmb.errors import CorruptLog, NotEnoughData, RecordsGone, SettingsError
 from fedmb.ingest.assembler import Assembler
 from fedmb.ingest.dead_letter import CountedDeadLetters, DeadLetters
 from fedmb.ledger import Ledger, Position, Span, StreamPartition
@@ -111,6 +111,9 @@ class LogSource:
         Raises:
             NotEnoughData: the log gave no row for as long as the patience lasts.
             CorruptLog: the next record is damaged.
+            RecordsGone: the next record is no longer there.
+            AccessDenied: a broker refuses the reader.
+            TooManyRejected: the dead letters' circuit breaker opened.
             ValueError: `size` is not positive.
         """
         if size < 1:
@@ -197,22 +200,22 @@ class LogSource:
         silent_since, closes_at = self._clock(), math.inf
         while missing:
             try:
-                part = self._assembler.rows(missing)
-                if part is None:
+                run = self._assembler.run(missing)
+                if run is None:
                     deadline = min(silent_since + self._patience_seconds, closes_at)
                     remaining = max(0.0, deadline - self._clock())
                     if not self._assembler.wait(min(remaining, POLL_SECONDS), missing) and not remaining:
                         break
                     continue
-            except CorruptLog:
+            except (CorruptLog, RecordsGone):
                 if not parts:
                     raise
                 break
             silent_since = self._clock()
             if not parts:
                 closes_at = silent_since + self._linger_seconds
-            parts.append(part)
-            missing -= _num_rows(part)
+            parts.append(run.columns)
+            missing -= len(run)
         return parts
 
 

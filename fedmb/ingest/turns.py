@@ -31,10 +31,11 @@ class Turns:
         """Index of the partition that gives the next record."""
         self._reader = reader
         self._queues: dict[StreamPartition, deque[Record]] = {partition: deque() for partition in self.partitions}
+        self._in_order = list(self._queues.values())
         self._silent: set[StreamPartition] = set()
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return sum(map(len, self._in_order))
 
     def seek(self, offsets: Mapping[StreamPartition, int], turn: int) -> None:
         """Drop what is queued, and go on at these offsets with this turn."""
@@ -49,25 +50,53 @@ class Turns:
 
         Raises:
             CorruptLog: the reader met damage.
+            RecordsGone: the log no longer holds the next record.
+            AccessDenied: a broker refuses the reader.
         """
+        queues = self._queues
         for record in self._reader.poll(timeout_seconds, share * len(self.partitions)):
             # A view is valid until the next poll, and the queue outlives it.
-            self._queues[record.partition].append(record._replace(value=bytes(record.value)))
-        self._silent = {partition for partition, queue in self._queues.items() if not queue}
+            kept = record if type(record.value) is bytes else record._replace(value=bytes(record.value))
+            queues[record.partition].append(kept)
+        self._silent = {partition for partition, queue in queues.items() if not queue}
 
-    def next(self, share: int) -> Record | None:
-        """The record whose turn it is, None when there is none at this moment.
+    def take(self, limit: int, share: int) -> list[Record]:
+        """Up to `limit` records in the order of turns, fewer when no more are there at this moment.
 
         Args:
+            limit: most records to give.
             share: records of each partition to fetch at most when a queue runs empty.
 
         Raises:
-            CorruptLog: the reader met damage.
+            CorruptLog, RecordsGone, AccessDenied: as `poll`; records found before it are given first.
         """
+        found: list[Record] = []
+        count = len(self._in_order)
+        while len(found) < limit:
+            rounds = min(*map(len, self._in_order), (limit - len(found)) // count)
+            if rounds:  # whole rounds at once: a record at a time costs more than fetching it
+                woven: list[Record] = [None] * (rounds * count)  # type: ignore[list-item]  # every place is filled below
+                for step in range(count):
+                    pop = self._in_order[(self.turn + step) % count].popleft
+                    woven[step::count] = [pop() for _ in range(rounds)]
+                found += woven
+                continue
+            try:
+                record = self._next(share)
+            except Exception:
+                if found:  # the reader raises it again when nothing is left in front of it
+                    return found
+                raise
+            if record is None:
+                break
+            found.append(record)
+        return found
+
+    def _next(self, share: int) -> Record | None:
+        """The record whose turn it is, None when there is none at this moment."""
         for step in range(len(self.partitions)):
             index = (self.turn + step) % len(self.partitions)
-            partition = self.partitions[index]
-            queue = self._queues[partition]
+            partition, queue = self.partitions[index], self._in_order[index]
             # A partition slower than the others would let their queues grow with every look at it.
             if not queue and partition not in self._silent and len(self) < 2 * share * len(self.partitions):
                 self.poll(0.0, share)

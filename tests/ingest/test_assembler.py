@@ -23,8 +23,8 @@ def opened(log, partitions=(0,), sink=None) -> Assembler:
 def drained(assembler: Assembler, limit: int = 4) -> list[list[int]]:
     """Numbers of the rows of each part that is there."""
     parts = []
-    while (columns := assembler.rows(limit)) is not None:
-        parts.append([int(number) for number in columns["id"]])
+    while (run := assembler.run(limit)) is not None:
+        parts.append([int(number) for number in run.columns["id"]])
     return parts
 
 
@@ -37,7 +37,7 @@ def test_a_record_is_given_in_parts_and_a_part_is_of_one_record():
 
 def test_the_cursor_stands_behind_the_rows_given():
     assembler, found = opened(filled([3, 1, 6])), []
-    while assembler.rows(2) is not None:
+    while assembler.run(2) is not None:
         found.append(tuple(assembler.cursor()[FIRST]))
 
     assert found == [(0, 2), (1, 0), (2, 0), (2, 2), (2, 4), (3, 0)]
@@ -45,7 +45,7 @@ def test_the_cursor_stands_behind_the_rows_given():
 
 def test_a_record_given_in_part_keeps_its_turn():
     assembler, turns = opened(filled([4], [4], [4]), (0, 1, 2)), []
-    while assembler.rows(3) is not None:
+    while assembler.run(3) is not None:
         turns.append(assembler.turn)
 
     assert turns == [0, 1, 1, 2, 2, 0]
@@ -54,7 +54,7 @@ def test_a_record_given_in_part_keeps_its_turn():
 def test_a_log_without_records_gives_nothing_and_then_what_came():
     log = filled([])
     assembler = opened(log)
-    assert assembler.rows(4) is None
+    assert assembler.run(4) is None
     assert not assembler.wait(0.0, 4)
     filled([2], log=log)
 
@@ -80,7 +80,7 @@ def test_a_position_behind_a_records_end_belongs_to_another_log():
     assembler.seek({FIRST: Position(1, 3)}, 0)
 
     with pytest.raises(CorruptLog, match="row 3 of 3"):
-        assembler.rows(1)
+        assembler.run(1)
 
 
 def test_records_of_an_unknown_codec_are_set_aside():
@@ -114,7 +114,7 @@ def test_ten_thousand_mutated_records_pass_without_a_row():
 def test_what_is_buffered_is_bounded_by_what_is_needed(rows, size):
     assembler = opened(filled([rows] * 100))
     for _ in range(20):
-        assembler.rows(size)
+        assembler.run(size)
 
         assert assembler.buffered_records <= size
         assert assembler.buffered_rows < rows

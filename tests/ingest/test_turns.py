@@ -19,9 +19,10 @@ def filled(counts: list[int]) -> MemoryLog:
 
 
 def rest(turns: Turns, shares: list[int]) -> list[tuple[int, int]]:
-    found = []
-    while record := turns.next(shares[len(found) % len(shares)]):
-        found.append((record.partition.partition, record.offset))
+    found, number = [], 0
+    while records := turns.take(1 + number % 5, shares[number % len(shares)]):
+        found += [(record.partition.partition, record.offset) for record in records]
+        number += 1
     return found
 
 
@@ -39,7 +40,7 @@ def test_offsets_and_turn_are_the_whole_state(counts, taken, share):
     one = Turns(log.reader("t", range(len(counts))))
     offsets = dict.fromkeys(one.partitions, 0)
     for _ in range(taken):
-        if record := one.next(3):
+        for record in one.take(1, 3):
             offsets[record.partition] = record.offset + 1
     other = Turns(log.reader("t", range(len(counts))))
     other.seek(offsets, one.turn)
@@ -55,7 +56,7 @@ def test_a_slow_partition_does_not_let_another_ones_queue_grow():
     for number in range(400):
         slow.append(b"%d" % number)
         for _ in range(2):
-            assert turns.next(8)
+            assert turns.take(1, 8)
         longest = max(longest, len(turns))
 
     assert longest <= 3 * 2 * 8
@@ -95,7 +96,7 @@ def test_values_are_copied_because_views_end_with_the_next_poll():
     turns.poll(0.0, 1)
     turns.poll(0.0, 1)
 
-    assert [turns.next(1).value for _ in range(2)] == [b"abc", b"def"]
+    assert [record.value for record in turns.take(2, 1)] == [b"abc", b"def"]
 
 
 @pytest.mark.parametrize("turn", [0, 1, 2])
@@ -103,4 +104,4 @@ def test_the_turn_decides_who_begins(turn):
     turns = Turns(filled([2, 2, 2]).reader("t", [0, 1, 2]))
     turns.seek(dict.fromkeys(turns.partitions, 0), turn)
 
-    assert [turns.next(2).partition.partition for _ in range(3)] == [(turn + step) % 3 for step in range(3)]
+    assert [record.partition.partition for record in turns.take(3, 2)] == [(turn + step) % 3 for step in range(3)]
