@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 VERBS = ("simulate", "server", "client", "new", "check", "version")
 """Each is a function of the same name in `fedmb.cli.VERB`."""
-GROUPS = {"stream": ("feed",)}
-"""Each is a module with one function for each word that may follow it."""
+GROUPS = {"stream": ("run", "feed", "pack", "lag", "inspect", "schema", "replay-dlq")}
+"""Words that may follow a verb; each is a function of the same name in `fedmb.cli.VERB.WORD`."""
 
 
 def application() -> click.Command:
@@ -29,12 +29,13 @@ def application() -> click.Command:
         if find_spec(f"fedmb.cli.{verb}"):
             app.command(verb)(getattr(import_module(f"fedmb.cli.{verb}"), verb))
     for group, words in GROUPS.items():
-        if find_spec(f"fedmb.cli.{group}"):
-            module = import_module(f"fedmb.cli.{group}")
-            inner = typer.Typer(no_args_is_help=True)
-            for word in words:
-                inner.command(word)(getattr(module, word))
-            app.add_typer(inner, name=group, help=module.__doc__)
+        inner = typer.Typer(no_args_is_help=True)
+        for word, name in ((word, word.replace("-", "_")) for word in words):
+            if find_spec(f"fedmb.cli.{group}.{name}"):
+                inner.command(word)(getattr(import_module(f"fedmb.cli.{group}.{name}"), name))
+        app.add_typer(
+            inner, name=group, help=(import_module(f"fedmb.cli.{group}").__doc__ or "").partition(":")[0] + "."
+        )
     return typer.main.get_command(app)
 
 

@@ -1,4 +1,4 @@
-"""Streams that clients learn from."""
+"""`fedmb stream feed`: a process that fills a stream."""
 
 from __future__ import annotations
 

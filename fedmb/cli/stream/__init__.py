@@ -1,0 +1,1 @@
+"""Streams that clients learn from: one file for each word that may follow `fedmb stream`."""
