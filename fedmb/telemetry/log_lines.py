@@ -5,18 +5,41 @@ from __future__ import annotations
 import logging
 import sys
 
+from fedmb.telemetry.json_lines import JsonLinesFormatter
+
 FORMAT = "%(asctime)s %(message)s"
 
 
-def show_log_lines(level: int = logging.INFO) -> None:
+def show_log_lines(level: int = logging.INFO, *, json: bool = False) -> None:
     """Write what fedmb logs to stderr, once however often this is called.
 
     Flower's processes also log each HTTP request; a handler on the root logger would show those.
+
+    Args:
+        level: least level shown.
+        json: one JSON object a line instead of words.
     """
     own = logging.getLogger("fedmb")
     own.setLevel(level)
     if not own.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(FORMAT))
-        own.addHandler(handler)
+        own.addHandler(_handler(json=json))
         own.propagate = False
+
+
+def show_all_warnings(*, json: bool = False) -> None:
+    """Write fedmb's lines from INFO on to stderr, and everybody else's from WARNING on; replaces other handlers.
+
+    For a process that is all ours, where a driver's warning matters and every line must have one form.
+
+    Args:
+        json: one JSON object a line instead of words.
+    """
+    logging.basicConfig(level=logging.WARNING, handlers=[_handler(json=json)], force=True)
+    logging.getLogger("fedmb").setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)
+
+
+def _handler(*, json: bool) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLinesFormatter() if json else logging.Formatter(FORMAT))
+    return handler

@@ -1,10 +1,12 @@
 """fedmb's own lines are shown once, and other loggers are left alone."""
 
+import json
 import logging
+import warnings
 
 import pytest
 
-from fedmb.telemetry.log_lines import show_log_lines
+from fedmb.telemetry.log_lines import show_all_warnings, show_log_lines
 
 
 @pytest.fixture
@@ -33,3 +35,25 @@ def test_other_loggers_are_left_alone(own):
 
     assert (root.handlers, root.level) == before
     assert not own.propagate
+
+
+def test_in_a_process_of_ours_every_line_is_one_json_object(own, capsys):
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level)
+    own.propagate = True
+
+    show_all_warnings(json=True)
+    own.info("daemon ready rows=%d", 3)
+    logging.getLogger("driver").info("chatter")
+    logging.getLogger("driver").warning("broker gone")
+    warnings.warn("old", stacklevel=1)
+    logging.captureWarnings(capture=False)
+    root.handlers[:], root.level = before
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["logger"], line["level"]) for line in lines] == [
+        ("fedmb", "INFO"),
+        ("driver", "WARNING"),
+        ("py.warnings", "WARNING"),
+    ]
+    assert lines[0]["fields"] == {"rows": 3}
