@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from fedmb.batch.minibatch import Column, Columns, Schema, check_columns
-from fedmb.errors import DecodeError, SettingsError
-from fedmb.ingest.codec import check_finite, check_schema
+from fedmb.errors import DecodeError
+from fedmb.ingest.codec import check_bounds, check_finite, check_schema, schema_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 _KINDS: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
 _WORDS = {"b": "true or false", "i": "whole numbers", "u": "whole numbers", "f": "numbers"}
-_DTYPES = {
-    np.dtype(name).name: name for name in ("bool", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8")
-}
 
 
 def _refuse(rule: str, found: object) -> NoReturn:
@@ -40,9 +39,9 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _flat(name: str, value: object, shape: tuple[int, ...]) -> list[Any]:
-    """The numbers in nested lists of exactly `shape`, in C order."""
-    items: list[Any] = [value]
+def _flat(name: str, rows: list[Any], shape: tuple[int, ...]) -> list[Any]:
+    """The numbers in the nested lists of exactly `shape` that each of `rows` is, in C order."""
+    items = rows
     for size in shape:
         for item in items:
             if type(item) is not list or len(item) != size:
@@ -51,9 +50,9 @@ def _flat(name: str, value: object, shape: tuple[int, ...]) -> list[Any]:
     return items
 
 
-def _column(name: str, value: object, wanted: Column) -> NDArray[Any]:
+def _column(name: str, rows: list[Any], wanted: Column) -> NDArray[Any]:
     dtype = np.dtype(wanted.dtype)
-    items = _flat(name, value, wanted.shape)
+    items = _flat(name, rows, wanted.shape)
     if not set(map(type, items)) <= _KINDS[dtype.kind]:
         found = next(item for item in items if type(item) not in _KINDS[dtype.kind])
         _refuse(f"column {name!r} must hold {_WORDS[dtype.kind]}", repr(found))
@@ -69,7 +68,7 @@ def _column(name: str, value: object, wanted: Column) -> NDArray[Any]:
         raise DecodeError(f"column {name!r} must fit {dtype.name}; mend the producer of the record") from error
     if dtype.kind == "f" and not np.isfinite(array).all():
         _refuse(f"column {name!r} must hold finite {dtype.name} numbers", items)
-    return array.reshape((1, *wanted.shape))
+    return array.reshape((len(rows), *wanted.shape))
 
 
 class JsonCodec:
@@ -83,24 +82,14 @@ class JsonCodec:
         SettingsError: the schema has a dtype that JSON lacks, or the bound is not positive.
     """
 
+    name = "json"
+
     def __init__(self, schema: Schema, *, max_bytes: int = 1 << 20) -> None:
-        check_schema(schema, _DTYPES)
-        if max_bytes < 1:
-            raise SettingsError(
-                f"max_bytes must be 1 or more, got {max_bytes}; leave it at its default", key="max_bytes"
-            )
-        self._schema = dict(schema)
+        check_schema(schema)
+        check_bounds(max_bytes=max_bytes)
+        self.schema: Schema = dict(schema)
+        self.schema_id = schema_id(schema)
         self._max_bytes = max_bytes
-
-    @property
-    def name(self) -> str:
-        """Word for the `fmb-codec` header."""
-        return "json"
-
-    @property
-    def schema(self) -> Schema:
-        """Columns that it encodes and decodes."""
-        return self._schema
 
     def encode(self, columns: Columns) -> bytes:
         """The value of one record; the same columns give the same bytes.
@@ -109,17 +98,29 @@ class JsonCodec:
             ShapeError: the columns do not follow the schema.
             ValueError: there is not exactly one row, a number is not finite, or the bytes are too many.
         """
-        rows = check_columns(columns, self._schema)
-        if rows != 1:
-            raise ValueError(f"a JSON record must have 1 row, got {rows}; append one record for each row")
+        values = self.encode_rows(columns)
+        if len(values) != 1:
+            raise ValueError(f"a JSON record must have 1 row, got {len(values)}; append one record for each row")
+        return values[0]
+
+    def encode_rows(self, columns: Columns) -> list[bytes]:
+        """The value of a record for each row.
+
+        Raises:
+            ShapeError: the columns do not follow the schema.
+            ValueError: a number is not finite, or a row's bytes are too many.
+        """
+        check_columns(columns, self.schema)
         check_finite(columns)
-        row = {name: columns[name][0].tolist() for name in self._schema}
-        value = json.dumps(row, separators=(",", ":"), allow_nan=False).encode()
-        if len(value) > self._max_bytes:
-            raise ValueError(
-                f"a JSON record must be at most {self._max_bytes} bytes, got {len(value)}; raise max_bytes"
-            )
-        return value
+        lists = zip(*(columns[name].tolist() for name in self.schema), strict=True)
+        values = [
+            json.dumps(dict(zip(self.schema, row, strict=True)), separators=(",", ":"), allow_nan=False).encode()
+            for row in lists
+        ]
+        longest = max(map(len, values), default=0)
+        if longest > self._max_bytes:
+            raise ValueError(f"a JSON record must be at most {self._max_bytes} bytes, got {longest}; raise max_bytes")
+        return values
 
     def decode(self, value: bytes | memoryview) -> Columns:
         """The columns of a record, one row.
@@ -127,6 +128,18 @@ class JsonCodec:
         Raises:
             DecodeError: the bytes are not one object with exactly the schema's keys and numbers that fit.
         """
+        return self.decode_many([value])
+
+    def decode_many(self, values: Sequence[bytes | memoryview]) -> Columns:
+        """The columns of one or more records, a row for each: parsed one by one, converted together.
+
+        Raises:
+            DecodeError: one of them is not an object with exactly the schema's keys and numbers that fit.
+        """
+        rows = [self._parsed(value) for value in values]
+        return {name: _column(name, [row[name] for row in rows], wanted) for name, wanted in self.schema.items()}
+
+    def _parsed(self, value: bytes | memoryview) -> dict[str, Any]:
         if len(value) > self._max_bytes:
             _refuse(f"a JSON record must be at most {self._max_bytes} bytes", len(value))
         try:
@@ -137,6 +150,6 @@ class JsonCodec:
             raise DecodeError(
                 f"a JSON record must be one JSON object, got {bytes(value[:80])!r}; mend the producer of the record"
             ) from error
-        if not isinstance(row, dict) or row.keys() != self._schema.keys():
-            _refuse(f"keys of a JSON row must be {sorted(self._schema)}", sorted(row) if isinstance(row, dict) else row)
-        return {name: _column(name, row[name], wanted) for name, wanted in self._schema.items()}
+        if not isinstance(row, dict) or row.keys() != self.schema.keys():
+            _refuse(f"keys of a JSON row must be {sorted(self.schema)}", sorted(row) if isinstance(row, dict) else row)
+        return row

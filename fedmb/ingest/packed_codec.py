@@ -14,17 +14,14 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from crc32c import crc32c
 
 from fedmb.batch.minibatch import Columns, Schema, check_columns
-from fedmb.errors import DecodeError, SettingsError
-from fedmb.ingest.codec import check_finite, check_schema
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from fedmb.errors import DecodeError
+from fedmb.ingest.codec import DTYPES, check_bounds, check_decoded, check_finite, check_schema, schema_id
 
 MAGIC = b"fmP1"
 PREFIX_BYTES = 8
@@ -32,20 +29,9 @@ MAX_PLANS = 64  # headers remembered; producers of one topic differ in rows per 
 
 _LENGTH_BYTES = 8
 _DATA_FROM = PREFIX_BYTES + _LENGTH_BYTES
-_DTYPES = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "uint16": "U16",
-    "int16": "I16",
-    "float16": "F16",
-    "uint32": "U32",
-    "int32": "I32",
-    "float32": "F32",
-    "uint64": "U64",
-    "int64": "I64",
-    "float64": "F64",
-}
+_WORDS = dict(
+    zip(DTYPES, ("BOOL", "U8", "I8", "U16", "I16", "F16", "U32", "I32", "F32", "U64", "I64", "F64"), strict=True)
+)
 
 
 class _Slot(NamedTuple):
@@ -87,6 +73,8 @@ class PackedCodec:
         SettingsError: the schema has a dtype that safetensors or NumPy lack, or a bound is not positive.
     """
 
+    name = "packed"
+
     def __init__(
         self,
         schema: Schema,
@@ -95,11 +83,10 @@ class PackedCodec:
         max_bytes: int = 64 << 20,
         max_header_bytes: int = 16 << 10,
     ) -> None:
-        check_schema(schema, _DTYPES)
-        for key, bound in (("max_rows", max_rows), ("max_bytes", max_bytes), ("max_header_bytes", max_header_bytes)):
-            if bound < 1:
-                raise SettingsError(f"{key} must be 1 or more, got {bound}; leave it at its default", key=key)
-        self._schema = dict(schema)
+        check_schema(schema)
+        check_bounds(max_rows=max_rows, max_bytes=max_bytes, max_header_bytes=max_header_bytes)
+        self.schema: Schema = dict(schema)
+        self.schema_id = schema_id(schema)
         self._dtypes = {name: np.dtype(column.dtype).newbyteorder("<") for name, column in schema.items()}
         # Widest numbers first, so that every column starts at a multiple of its own width.
         self._order = sorted(schema, key=lambda name: (-self._dtypes[name].itemsize, name))
@@ -108,16 +95,6 @@ class PackedCodec:
         self._max_header_bytes = max_header_bytes
         self._plans: dict[bytes, _Plan] = {}
 
-    @property
-    def name(self) -> str:
-        """Word for the `fmb-codec` header."""
-        return "packed"
-
-    @property
-    def schema(self) -> Schema:
-        """Columns that it encodes and decodes."""
-        return self._schema
-
     def encode(self, columns: Columns) -> bytes:
         """The value of one record; the same columns give the same bytes.
 
@@ -125,7 +102,7 @@ class PackedCodec:
             ShapeError: the columns do not follow the schema.
             ValueError: the rows or bytes are too many, there is no row, or a number is not finite.
         """
-        rows = check_columns(columns, self._schema)
+        rows = check_columns(columns, self.schema)
         if not 1 <= rows <= self._max_rows:
             raise ValueError(f"a packed record must have 1 to {self._max_rows} rows, got {rows}; split the columns")
         check_finite(columns)
@@ -136,7 +113,7 @@ class PackedCodec:
             array = columns[name]
             stop = start + array.nbytes
             description[name] = {
-                "dtype": _DTYPES[self._schema[name].dtype],
+                "dtype": _WORDS[self.schema[name].dtype],
                 "shape": list(array.shape),
                 "data_offsets": [start, stop],
             }
@@ -174,7 +151,12 @@ class PackedCodec:
         plan = self._plans.get(header) or self._planned(header)
         if len(view) - data_from != plan.data_bytes:
             _refuse(f"columns must fill {plan.data_bytes} bytes", len(view) - data_from)
-        return {slot.name: _column(view, data_from, slot) for slot in plan.slots}
+        columns = {
+            slot.name: np.frombuffer(view, slot.dtype, slot.num_items, data_from + slot.start).reshape(slot.shape)
+            for slot in plan.slots
+        }
+        check_decoded(columns)
+        return columns
 
     def _planned(self, header: bytes) -> _Plan:
         """Check a header against the schema, once for all records that have it.
@@ -191,8 +173,8 @@ class PackedCodec:
         if not isinstance(description, dict):
             _refuse("a packed header must be a JSON object", description)
         description.pop("__metadata__", None)  # free text by the format; nothing here reads it
-        if description.keys() != self._schema.keys():
-            _refuse(f"columns must be {sorted(self._schema)}", sorted(description))
+        if description.keys() != self.schema.keys():
+            _refuse(f"columns must be {sorted(self.schema)}", sorted(description))
         first = description[self._order[0]]
         rows = self._rows(first)
         slots = sorted((self._slot(name, entry, rows) for name, entry in description.items()), key=lambda s: s.start)
@@ -214,25 +196,16 @@ class PackedCodec:
         return rows
 
     def _slot(self, name: str, entry: object, rows: int) -> _Slot:
-        wanted, dtype = self._schema[name], self._dtypes[name]
+        wanted, dtype = self.schema[name], self._dtypes[name]
         shape = (rows, *wanted.shape)
         count = math.prod(shape)
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             _refuse(f"column {name!r} must have dtype, shape and data_offsets", entry)
         # Compared by type too, because True == 1 and 2.0 == 2 in Python.
-        if entry["dtype"] != _DTYPES[wanted.dtype] or repr(entry["shape"]) != repr(list(shape)):
-            _refuse(f"column {name!r} must be {_DTYPES[wanted.dtype]} of shape {list(shape)}", entry)
+        if entry["dtype"] != _WORDS[wanted.dtype] or repr(entry["shape"]) != repr(list(shape)):
+            _refuse(f"column {name!r} must be {_WORDS[wanted.dtype]} of shape {list(shape)}", entry)
         offsets = entry["data_offsets"]
         is_pair = isinstance(offsets, list) and len(offsets) == 2 and all(type(number) is int for number in offsets)  # noqa: PLR2004
         if not is_pair or offsets[0] < 0 or offsets[1] - offsets[0] != count * dtype.itemsize:
             _refuse(f"column {name!r} must take {count * dtype.itemsize} bytes", offsets)
         return _Slot(name, dtype, shape, count, offsets[0])
-
-
-def _column(view: memoryview, data_from: int, slot: _Slot) -> NDArray[Any]:
-    array = np.frombuffer(view, slot.dtype, slot.num_items, data_from + slot.start)
-    if slot.dtype.kind == "f" and not np.isfinite(array).all():
-        _refuse("numbers must be finite", f"NaN or infinity in column {slot.name!r}")
-    if slot.dtype.kind == "b" and array.view(np.uint8).max() > 1:
-        _refuse("a bool must be byte 0 or 1", f"another one in column {slot.name!r}")
-    return array.reshape(slot.shape)

@@ -48,6 +48,29 @@ def test_columns_come_back_bit_for_bit(x, y, ok):
     assert all(found[name].tobytes() == columns[name].tobytes() for name in columns)
 
 
+@given(st.lists(st.tuples(st.integers(0, 255), st.booleans(), st.floats(-9, 9, width=32)), min_size=1, max_size=9))
+def test_many_records_are_what_they_are_one_by_one(rows):
+    y, ok, x = zip(*rows, strict=True)
+    x = np.repeat(np.array(x, np.float32), 4).reshape(-1, 2, 2)
+    columns = {"x": x, "y": np.array(y, np.uint8), "ok": np.array(ok)}
+
+    values = CODEC.encode_rows(columns)
+    found, singles = CODEC.decode_many(values), [CODEC.decode(value) for value in values]
+
+    for name, column in columns.items():
+        assert found[name].tobytes() == column.tobytes()
+        assert np.concatenate([single[name] for single in singles]).tobytes() == column.tobytes()
+        assert found[name].shape == column.shape
+
+
+def test_one_bad_record_among_many_is_enough():
+    good = json.dumps(GOOD).encode()
+
+    for bad in (b"", good[:-1], good + b"," + good, json.dumps({**GOOD, "y": 256}).encode()):
+        with pytest.raises(DecodeError):
+            CODEC.decode_many([good, bad, good])
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
 def test_whole_numbers_are_held_to_their_range(dtype):
     codec, limits = JsonCodec({"n": Column(dtype)}), np.iinfo(dtype)

@@ -12,6 +12,7 @@ import pytest
 
 from fedmb.batch.minibatch import Column
 from fedmb.errors import AlreadyOwned, SettingsError
+from fedmb.ingest.codec import codec_headers
 from fedmb.ingest.file_log import FileLog, FsyncPolicy
 from fedmb.ingest.memory_log import MemoryLog
 from fedmb.ingest.packed_codec import PackedCodec
@@ -73,7 +74,7 @@ def test_content_is_a_function_of_the_offset_however_often_it_is_restarted():
 
     assert counts == [50, 7, 0, 23, 20]
     assert values(whole, 50) == values(parted, 50)
-    assert values(whole, 50)[3] == (CODEC.encode(records(3)), {"fmb-codec": b"packed"})
+    assert values(whole, 50)[3] == (CODEC.encode(records(3)), codec_headers(CODEC))
 
 
 def test_a_killed_feeder_goes_on_as_if_it_had_not_stopped(tmp_path):
