@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flwr.serverapp import Grid, ServerApp
 
 from fedmb.federation.deployed_server import ServerSettings, named_failures
+from fedmb.federation.drain import told_to_drain
 from fedmb.federation.rounds import Watch
 from fedmb.federation.server import Server, scorer
 from fedmb.federation.strategy import MiniBatchFedAvg
@@ -39,7 +40,15 @@ def main(grid: Grid, context: Context) -> None:
         open_parts.enter_context(computing(threads=settings.threads, repeatable=True))
         task = load_task(settings.task)
         strategy = MiniBatchFedAvg(fraction_train=settings.rounds.fraction_train, seed=settings.seed)
-        server = Server(task, settings.rounds, strategy, run, seed=settings.seed, training=settings.training)
+        server = Server(
+            task,
+            settings.rounds,
+            strategy,
+            run,
+            seed=settings.seed,
+            training=settings.training,
+            keeping=settings.checkpoints,
+        )
         done = server.state.version
         sinks: list[Sink] = [
             JsonLines(run.metrics, after_round=done),
@@ -53,4 +62,4 @@ def main(grid: Grid, context: Context) -> None:
             if isinstance(task, TaskWithData)
             else None
         )
-        server.train(grid, sinks=sinks, watch=watch)
+        server.train(grid, sinks=sinks, watch=watch, stop=open_parts.enter_context(told_to_drain(run.state)))

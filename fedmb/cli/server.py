@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from fedmb.federation.deployed_server import ServerSettings
+    from fedmb.launch.endpoint import Listen
     from fedmb.telemetry.run_directory import RunDirectory
 
 
@@ -18,7 +22,9 @@ def server(
         list[str] | None, typer.Option("--set", help="One setting, like training.sizing.size=64; may be repeated.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Number of rounds; more of them with --resume.")] = None,
+    rounds: Annotated[
+        str | None, typer.Option(help="Number of rounds, or forever; more of them with --resume.")
+    ] = None,
     min_clients: Annotated[int | None, typer.Option(help="Clients that a round waits for.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Directory of the run; runs/<time> if not given.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this directory.")] = None,
@@ -35,48 +41,62 @@ def server(
 
     from fedmb.cli.failure import draining
     from fedmb.launch import bundle
-    from fedmb.launch.endpoint import Listen, is_loopback, usable_port
+    from fedmb.launch.endpoint import Listen, usable_port
 
     Listen(host, port, ssl_certfile, ssl_keyfile, ssl_ca_certfile)  # refused before anything is begun
     listen = Listen(host, usable_port(host, port), ssl_certfile, ssl_keyfile, ssl_ca_certfile)
     stop = draining()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    log = logging.getLogger(__name__)
 
     from fedmb.federation import checkpoint
     from fedmb.federation.checkpoint import ServerState
+    from fedmb.federation.rounds import count_from
     from fedmb.federation.run_summary import summary
-    from fedmb.launch.deployment import Deployment
     from fedmb.telemetry.run_directory import RunDirectory
 
+    count = count_from(rounds)
     if resume is None:
-        explicit = {"seed": seed, "rounds.count": rounds, "rounds.min_clients": min_clients}
+        explicit = {"seed": seed, "rounds.count": count, "rounds.min_clients": min_clients}
         settings, run = _new_run(config, override or [], explicit, run_dir)
     else:
         fixed = {"--config": config, "--set": override, "--seed": seed, "--min-clients": min_clients}
-        settings, run = _resumed_run(resume, rounds, {**fixed, "--run-dir": run_dir})
+        settings, run = _resumed_run(resume, count, {**fixed, "--run-dir": run_dir})
     state = checkpoint.newest(run.checkpoints)
-    over = state is not None and bool(state.version >= settings.rounds.count or state.convergence.get("reason"))
+    over = state is not None and bool(state.version >= settings.rounds.last or state.convergence.get("reason"))
     run.close()  # the server's own process has it while it trains
     started = time.monotonic()
     if not over:
-        with Deployment(listen, app or bundle(), run.state, stop) as deployment:
-            deployment.start()
-            log.info("server listening address=%s run=%s", listen.own_address, run.path)
-            if not is_loopback(host):
-                log.warning("port open beyond this machine: whoever reaches it can start runs; pass on /v1/fleet/ only")
-            deployment.run(run.config)
-            if stop.is_set():
-                log.info("server draining run=%s", run.path)
+        _deploy(run, settings, listen, app or bundle(), stop)
     run = RunDirectory.existing(run.path)
     state = checkpoint.newest(run.checkpoints) or ServerState(version=0, arrays={})
-    print(summary(run, state, rounds=settings.rounds.count, seconds=time.monotonic() - started, verb="server"))
+    print(summary(run, state, rounds=settings.rounds, seconds=time.monotonic() - started, verb="server"))
     run.close()
     return 0
 
 
+def _deploy(run: RunDirectory, settings: ServerSettings, listen: Listen, app: Path, stop: Event) -> None:
+    """Run Flower's server side until the run is over, or `stop` is set and the open round has closed."""
+    import logging
+
+    from fedmb.federation.drain import Drain
+    from fedmb.launch.deployment import Deployment
+    from fedmb.launch.endpoint import is_loopback
+
+    log = logging.getLogger(__name__)
+    with (
+        Drain(run.state, stop, settings.rounds.drain_seconds) as drain,
+        Deployment(listen, app, run.state, drain.over) as deployment,
+    ):
+        deployment.start()
+        log.info("server listening address=%s run=%s", listen.own_address, run.path)
+        if not is_loopback(listen.host):
+            log.warning("port open beyond this machine: whoever reaches it can start runs; pass on /v1/fleet/ only")
+        drain.has_begun = True
+        deployment.run(run.config)
+
+
 def _new_run(
-    config: Path | None, overrides: list[str], explicit: dict[str, int | None], place: Path | None
+    config: Path | None, overrides: list[str], explicit: dict[str, int | str | None], place: Path | None
 ) -> tuple[ServerSettings, RunDirectory]:
     """Settings and directory of a run that begins."""
     import time
@@ -91,10 +111,13 @@ def _new_run(
     return settings, RunDirectory.create(path, config=to_toml(settings), seed=settings.seed)
 
 
-def _resumed_run(place: Path, rounds: int | None, fixed: dict[str, object]) -> tuple[ServerSettings, RunDirectory]:
-    """Settings and directory of a run that goes on, with more rounds where they are asked for.
+def _resumed_run(
+    place: Path, rounds: int | str | None, fixed: dict[str, object]
+) -> tuple[ServerSettings, RunDirectory]:
+    """Settings and directory of a run that goes on, with another last round where it is asked for.
 
-    A later last round changes no earlier one; anything else would make it another run.
+    A later last round changes no earlier one, and one that never ends may be given an end; anything else would make it
+    another run.
     """
     from fedmb.errors import SettingsError
     from fedmb.federation.deployed_server import ServerSettings
@@ -108,14 +131,15 @@ def _resumed_run(place: Path, rounds: int | None, fixed: dict[str, object]) -> t
         )
     run = RunDirectory.existing(place)
     settings = load(ServerSettings, file=run.config)
-    if rounds is not None and rounds < settings.rounds.count:
+    if rounds is None:
+        return settings, run
+    asked = load(ServerSettings, file=run.config, explicit={"rounds.count": rounds})
+    if asked.rounds.last < settings.rounds.last < math.inf:
         run.close()
         raise SettingsError(
             f"a resumed run may have more rounds than its {settings.rounds.count}, not fewer, got {rounds}; "
             "leave --rounds out",
             key="rounds.count",
         )
-    if rounds is not None:
-        settings = load(ServerSettings, file=run.config, explicit={"rounds.count": rounds})
-        write_atomically(run.config, to_toml(settings))
-    return settings, run
+    write_atomically(run.config, to_toml(asked))
+    return asked, run

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from fedmb.simulation.population import Simulation
     from fedmb.telemetry.events import Sink
+    from fedmb.telemetry.run_directory import RunDirectory
 
 
 def simulate(
@@ -17,7 +19,7 @@ def simulate(
         list[str] | None, typer.Option("--set", help="One setting, like training.sizing.size=64; may be repeated.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Number of rounds.")] = None,
+    rounds: Annotated[str | None, typer.Option(help="Number of rounds, or forever; also with --resume.")] = None,
     replay: Annotated[float | None, typer.Option(help="Replayed share of a streamed batch; 0 for none.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Directory of the run; runs/<time> if not given.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this directory.")] = None,
@@ -30,23 +32,17 @@ def simulate(
     from rich.console import Console
 
     from fedmb.cli.failure import draining
-    from fedmb.errors import SettingsError
+    from fedmb.federation.rounds import count_from
     from fedmb.settings import load, to_toml
     from fedmb.simulation.population import Simulation
     from fedmb.telemetry.run_directory import RunDirectory
 
+    count = count_from(rounds)
     if resume is not None:
-        given = {"--config": config, "--set": override, "--seed": seed, "--rounds": rounds, "--replay": replay}
-        changed = [flag for flag, value in given.items() if value is not None]
-        if changed or run_dir is not None:
-            raise SettingsError(
-                f"a resumed run keeps its settings, got {', '.join([*changed, *(['--run-dir'] if run_dir else [])])}; "
-                "leave them out, or start a new run"
-            )
-        run = RunDirectory.existing(resume)
-        settings = load(Simulation, file=run.config)
+        given = {"--config": config, "--set": override, "--seed": seed, "--replay": replay, "--run-dir": run_dir}
+        settings, run = _resumed_run(resume, count, {flag for flag, value in given.items() if value is not None})
     else:
-        explicit = {"seed": seed, "rounds.count": rounds, "replay.share": replay}
+        explicit = {"seed": seed, "rounds.count": count, "replay.share": replay}
         settings = load(Simulation, file=config, overrides=override or [], environ=environ, explicit=explicit)
         path = run_dir or Path("runs") / time.strftime("%Y-%m-%dT%H-%M-%S")
         run = RunDirectory.create(path, config=to_toml(settings), seed=settings.seed)
@@ -63,14 +59,39 @@ def simulate(
     logging.getLogger("fedmb.federation.client").setLevel(logging.WARNING)
 
     def receivers(done: int) -> list[Sink]:
-        shown = LiveTable(console, total=settings.rounds.count, done=done) if console.is_terminal else LogLines()
+        total = None if settings.rounds.is_endless else int(settings.rounds.last)
+        shown = LiveTable(console, total=total, done=done) if console.is_terminal else LogLines()
         return [JsonLines(run.metrics, after_round=done), TensorBoard(run.path, after_round=done), shown]
 
     started = time.monotonic()
     try:
         state = run_simulation(settings, run, sinks=receivers, stop=draining())
         seconds = time.monotonic() - started
-        print(summary(run, state, rounds=settings.rounds.count, seconds=seconds, verb="simulate"))
+        print(summary(run, state, rounds=settings.rounds, seconds=seconds, verb="simulate"))
     finally:
         run.close()
     return 0
+
+
+def _resumed_run(place: Path, count: int | str | None, changed: set[str]) -> tuple[Simulation, RunDirectory]:
+    """Settings and directory of a run that goes on, with another last round where it is asked for.
+
+    The streams keep the record at which they drift, so rounds that both runs have are the same.
+    """
+    from fedmb.errors import SettingsError
+    from fedmb.settings import load, to_toml
+    from fedmb.simulation.population import Simulation
+    from fedmb.telemetry.run_directory import RunDirectory, write_atomically
+
+    if changed:
+        raise SettingsError(
+            f"a resumed run keeps its settings, got {', '.join(sorted(changed))}; leave them out, or start a new run"
+        )
+    run = RunDirectory.existing(place)
+    settings = load(Simulation, file=run.config)
+    if count is not None:
+        drift = settings.drift_record()
+        explicit = {"rounds.count": count, "streamed.drift_record": drift}
+        settings = load(Simulation, file=run.config, explicit=explicit)
+        write_atomically(run.config, to_toml(settings))
+    return settings, run

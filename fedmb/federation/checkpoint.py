@@ -3,7 +3,7 @@
 A file is a plain safetensors file named `round-000012-<digest>.safetensors`; the digest is the start of the SHA-256 of
 its bytes. It is written beside its place, synced, and renamed, so a kill leaves the old generations whole; a file whose
 digest does not fit is never loaded. Nothing in it depends on time or place: two runs that learnt the same have
-byte-identical files.
+byte-identical files. How long a generation is kept is `[checkpoints]`; its age is that of its file.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ import hashlib
 import json
 import logging
 import re
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from fedmb.errors import CorruptCheckpoint, VersionMismatch
 from fedmb.ledger import Ledger
+from fedmb.section import Section
 from fedmb.telemetry.run_directory import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from fedmb.update import Arrays
@@ -34,7 +37,19 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 _NAME = re.compile(r"round-(\d{6,})-([0-9a-f]{16})\.safetensors")
-_KEPT = 2  # generations: one may be torn by the disk, the other was whole a round earlier
+_LEAST = 2  # generations: one may be torn by the disk, the other was whole a round earlier
+_HOUR = 3600.0
+
+
+class Checkpoints(Section):
+    """Which versions of the model are kept; the newest two always are."""
+
+    keep: int = Field(default=_LEAST, ge=_LEAST)
+    """Newest versions that are kept."""
+    keep_hours: float = Field(default=0.0, ge=0)
+    """Versions that are younger are kept too; inf keeps all."""
+    keep_every: int | None = Field(default=None, ge=1)
+    """Versions whose number is a multiple of this are kept for good; left out, none is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +65,10 @@ class ServerState:
     """Where each client's source stands, by client name."""
     convergence: Mapping[str, Any] = field(default_factory=dict)
     """Memory of the watch that may end the run early."""
+    silence: Mapping[str, Any] = field(default_factory=dict)
+    """Clients that had nothing new, and how long they are left out."""
+    learnt: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Rows that trained this version, by client and origin, since the first round."""
     seed: int = 0
     """Seed of the run; every random draw is keyed by it, so there is no other generator state."""
 
@@ -63,6 +82,8 @@ def to_bytes(state: ServerState) -> bytes:
         "ledger": state.ledger.to_json(),
         "positions": {client: state.positions[client] for client in sorted(state.positions)},
         "convergence": state.convergence,
+        "silence": state.silence,
+        "learnt": state.learnt,
     }
     # One metadata key only: safetensors writes several in an order that differs from process to process.
     return save_safetensors(
@@ -92,14 +113,16 @@ def from_bytes(data: bytes) -> ServerState:
             ledger=Ledger.from_json(about["ledger"]),
             positions=about["positions"],
             convergence=about["convergence"],
+            silence=about.get("silence", {}),  # files of fedmb 0.1.0 lack this and the next
+            learnt=about.get("learnt", {}),
             seed=about["seed"],
         )
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpoint(f"a checkpoint must be a fedmb safetensors file, got: {error}") from error
 
 
-def save(directory: Path, state: ServerState) -> Path:
-    """Write a generation durably and drop all but the newest two.
+def save(directory: Path, state: ServerState, keeping: Checkpoints | None = None) -> Path:
+    """Write a generation durably, then drop those that need not be kept: all but the newest two if nothing is said.
 
     Raises:
         OSError: the disk is full or fails; earlier generations stay whole.
@@ -108,9 +131,18 @@ def save(directory: Path, state: ServerState) -> Path:
     data = to_bytes(state)
     path = directory / f"round-{state.version:06d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     write_atomically(path, data)
-    for _, old in generations(directory)[:-_KEPT]:
+    for old in _superfluous(generations(directory), keeping or Checkpoints()):
         old.unlink(missing_ok=True)
     return path
+
+
+def _superfluous(found: list[tuple[int, Path]], keeping: Checkpoints) -> Iterator[Path]:
+    """Generations that no rule of `keeping` holds."""
+    oldest_kept = time.time() - keeping.keep_hours * _HOUR
+    for version, path in found[: -keeping.keep]:
+        is_milestone = keeping.keep_every is not None and version % keeping.keep_every == 0
+        if not is_milestone and path.stat().st_mtime < oldest_kept:
+            yield path
 
 
 def generations(directory: Path) -> list[tuple[int, Path]]:

@@ -48,7 +48,9 @@ def reply_to(message: Message, learn: Callable[[Instruction], Update], *, client
 def learnt(trainer: LocalUpdate, instruction: Instruction) -> Update:
     """What `trainer` learns when it follows an instruction."""
     position = instruction.positions.get(trainer.client, {})
-    return trainer.run(instruction.arrays, base_version=instruction.base_version, position=position)
+    return trainer.run(
+        instruction.arrays, base_version=instruction.base_version, position=position, terms=instruction.terms
+    )
 
 
 def client_app(trainer_of: Callable[[Context], LocalUpdate]) -> ClientApp:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedmb.errors import FedmbError, NotEnoughData, StaleUpdate
-from fedmb.federation.wire import CONFIG, POSITIONS, node_of, positions_text, read_update, sender
+from fedmb.federation.exchange import Exchange
+from fedmb.federation.wire import CONFIG, POSITIONS, TERMS, node_of, positions_text, read_update, sender
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
+    from threading import Event
 
     from flwr.serverapp import Grid
 
     from fedmb.federation.checkpoint import ServerState
+    from fedmb.federation.closing import Closing
     from fedmb.ledger import Ledger
+    from fedmb.training.round_terms import RoundTerms
     from fedmb.update import Update
 
 log = logging.getLogger(__name__)
 
-_PULL_SECONDS = 0.1  # between two looks for replies; Flower's own loop waits 3 s
+_CONNECTED_SECONDS = 0.1  # between two looks at who is connected
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,28 @@ class Reply:
 class Cohort:
     """What came back from one round."""
 
+    ledger: Ledger
+    """The model's ledger, advanced by every accepted reply."""
     accepted: dict[str, Reply] = field(default_factory=dict)
     """Accepted replies, by client name."""
     rejected: dict[str, str] = field(default_factory=dict)
     """Reasons, by client name or `node <id>` where no name is known."""
+    silent: set[str] = field(default_factory=set)
+    """Clients that answered that they have nothing new."""
+    resting: tuple[str, ...] = ()
+    """Clients that were not asked, because they had nothing new in the last rounds."""
+    closed_by: str = "replies"
+    """What closed the round: replies, time, rows or drift."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Clients with nothing new, whether they were asked or not, sorted."""
+        return tuple(sorted({*self.silent, *self.resting} - self.accepted.keys()))
+
+    @property
+    def has_nothing_new(self) -> bool:
+        """Whether clients answered, and not one of them had anything to learn from."""
+        return bool(self.skipped) and not self.accepted
 
     def in_order(self) -> list[Reply]:
         """Accepted replies by client name: summing in this order gives the same bits whatever arrived first."""
@@ -49,14 +71,23 @@ class Cohort:
 
 
 class Collector:
-    """Asks nodes and admits their replies; remembers which client stands behind which node."""
+    """Asks nodes and admits their replies; remembers which client stands behind which node.
 
-    def __init__(self, grid: Grid) -> None:
+    Args:
+        grid: Flower's grid.
+        closing: what closes a round early.
+        deadline_seconds: how long replies are waited for.
+    """
+
+    def __init__(self, grid: Grid, closing: Closing, deadline_seconds: float) -> None:
         self.grid = grid
+        self.closing = closing
+        self._wait_seconds = closing.wait_seconds(deadline_seconds)
+        self._exchange = Exchange(grid, deadline_seconds)
         self._client_of_node: dict[int, str] = {}
 
-    def wait_for_nodes(self, count: int, seconds: float) -> None:
-        """Block until `count` nodes are connected.
+    def wait_for_nodes(self, count: int, seconds: float, stop: Event) -> None:
+        """Block until `count` nodes are connected or `stop` is set.
 
         Raises:
             NotEnoughData: they were not within `seconds`.
@@ -68,43 +99,75 @@ class Collector:
                     f"a round needs {count} connected clients, got {connected} within {seconds:g} s; "
                     "start clients or lower rounds.min_clients"
                 )
-            time.sleep(_PULL_SECONDS)
+            if stop.wait(_CONNECTED_SECONDS):
+                return
 
-    def collect(self, messages: Iterable[Message], state: ServerState, deadline_seconds: float) -> Cohort:
-        """Send `messages`, which carry `state`, and admit what comes back before the deadline."""
-        cohort = Cohort()
-        ledger = state.ledger
-        for message in exchange(self.grid, [self._addressed(one, state) for one in messages], deadline_seconds):
-            name = sender(message) or self._client_of_node.get(node_of(message), f"node {node_of(message)}")
-            try:
-                update = admitted(message, state, ledger, cohort)
-            except FedmbError as error:
-                log.warning("update rejected round=%d client=%s reason=%s", state.version + 1, name, error)
-                cohort.rejected[name] = str(error)
-            else:
-                ledger = ledger.advanced(update.spans)
-                cohort.accepted[name] = Reply(update, message)
-                self._client_of_node[node_of(message)] = name
+    def collect(self, messages: Iterable[Message], state: ServerState, terms: RoundTerms) -> Cohort:
+        """Send `messages`, which carry `state` and `terms`, and admit what comes back before the round closes.
+
+        Clients that rest are left out, unless nobody else could be asked; nodes that still work for an earlier round
+        are left out in any case.
+        """
+        free = [one for one in messages if one.metadata.dst_node_id not in self._exchange.busy_nodes()]
+        awake = [one for one in free if self._client_of_node.get(one.metadata.dst_node_id) not in terms.resting]
+        if free and not awake:
+            awake, terms = free, replace(terms, resting=())
+        cohort = Cohort(state.ledger, resting=terms.resting)
+        # Where a round closes early, everyone is the first to be asked in turn.
+        turn = state.version % len(awake) if awake and self.closing.is_early else 0
+        self._exchange.push([self._addressed(one, state, terms) for one in awake[turn:] + awake[:turn]])
+        try:
+            self._admit_arrivals(state, terms, cohort)
+        finally:
+            self._exchange.close()
         return cohort
 
-    def _addressed(self, message: Message, state: ServerState) -> Message:
+    def _admit_arrivals(self, state: ServerState, terms: RoundTerms, cohort: Cohort) -> None:
+        for together in self._exchange.arrivals(self._wait_seconds):
+            for message in together:
+                self._admit(message, state, terms, cohort)
+            if reason := self.closing.reason([reply.update for reply in cohort.accepted.values()]):
+                cohort.closed_by = reason
+                return
+        if self._exchange.is_open:  # the replies that were awaited are not all in
+            cohort.closed_by = "time"
+
+    def _admit(self, message: Message, state: ServerState, terms: RoundTerms, cohort: Cohort) -> None:
+        node = node_of(message)
+        name = sender(message) or self._client_of_node.get(node, f"node {node}")
+        try:
+            update = admitted(message, state, cohort)
+            ledger = cohort.ledger.advanced(update.spans)
+        except FedmbError as error:
+            log.warning("update rejected round=%d client=%s reason=%s", state.version + 1, name, error)
+            cohort.rejected[name] = str(error)
+            return
+        self._client_of_node[node] = name
+        if terms.skips_silent and not (update.weight or update.rows or update.spans):
+            cohort.silent.add(name)
+            return
+        cohort.ledger = ledger
+        cohort.accepted[name] = Reply(update, message)
+
+    def _addressed(self, message: Message, state: ServerState, terms: RoundTerms) -> Message:
         """The message with its own client's position only, once the client behind its node is known."""
         client = self._client_of_node.get(message.metadata.dst_node_id)
         config = message.content.get(CONFIG)
-        if client is not None and isinstance(config, ConfigRecord):
-            positions = {client: state.positions.get(client, {})}
-            own = ConfigRecord({**config, POSITIONS: positions_text(positions)})
+        if isinstance(config, ConfigRecord):
+            own = ConfigRecord({**config, TERMS: (replace(terms, resting=()) if client else terms).to_json()})
+            if client is not None:
+                own[POSITIONS] = positions_text({client: state.positions.get(client, {})})
             message.content = RecordDict({**message.content, CONFIG: own})
         return message
 
 
-def admitted(message: Message, state: ServerState, ledger: Ledger, cohort: Cohort) -> Update:
-    """The update in a reply, if it may take part in the round.
+def admitted(message: Message, state: ServerState, cohort: Cohort) -> Update:
+    """The update in a reply, if it may take part in the round; whether its spans fit is the ledger's to say.
 
     Raises:
         NotEnoughData: the client answered with an error.
         ShapeError, VersionMismatch: the reply is not a fitting update.
-        StaleUpdate: it starts from another version, skips or repeats records, or the client is in already.
+        StaleUpdate: it starts from another version, or the client is in already.
     """
     if message.has_error():
         raise NotEnoughData(message.error.reason or f"the client failed with code {message.error.code}")
@@ -118,23 +181,7 @@ def admitted(message: Message, state: ServerState, ledger: Ledger, cohort: Cohor
         raise StaleUpdate(
             f"a client counts once in a round, {twice[0]!r} is in already; give every client a name of its own"
         )
-    ledger.advanced(update.spans)
     return update
-
-
-def exchange(grid: Grid, messages: list[Message], deadline_seconds: float) -> Iterator[Message]:
-    """Push messages and give replies as they arrive, until all have come or the deadline has passed."""
-    deadline = time.monotonic() + deadline_seconds
-    waiting = set(grid.push_messages(messages))
-    while waiting:
-        for reply in grid.pull_messages(sorted(waiting)):
-            waiting.discard(reply.metadata.reply_to_message_id)
-            yield reply
-        if waiting and time.monotonic() > deadline:
-            log.warning("deadline passed unanswered=%d seconds=%g", len(waiting), deadline_seconds)
-            return
-        if waiting:
-            time.sleep(_PULL_SECONDS)
 
 
 def reasons_in(rejected: Mapping[str, str]) -> str:

@@ -108,6 +108,7 @@ def trainer_for(settings: ClientSettings, *, seed: int, training: Mapping[str, A
             seed=seed,
             directory=settings.directory,
             device=training_device(settings.device),
+            stream=opened.stream,
         )
     except BaseException:
         opened.source.close()

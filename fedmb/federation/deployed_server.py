@@ -10,6 +10,7 @@ from pydantic import Field
 
 from fedmb import errors
 from fedmb.errors import FedmbError
+from fedmb.federation.checkpoint import Checkpoints
 from fedmb.federation.rounds import Rounds
 from fedmb.section import Section
 from fedmb.sizing.learning_rate_section import LearningRate
@@ -29,6 +30,7 @@ class ServerSettings(Section):
     threads: int = Field(default=1, ge=1)
     """Threads of torch."""
     rounds: Rounds = Rounds(count=30)
+    checkpoints: Checkpoints = Checkpoints()
     training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     """How every client trains."""
 

@@ -1,12 +1,14 @@
 """Rounds on Flower's public Grid.
 
-while state.version < rounds.count:
+while state.version < rounds.last:
     wait until enough nodes are connected
     messages = strategy.configure_train(...)       # any Flower strategy
     cohort   = replies that fit the model and start at its ledger; the others are named and dropped
     arrays   = strategy.aggregate_train(...)
     state    = arrays + ledger advanced by the spans + positions of the clients
     on_round(state, report)                        # checkpoint and telemetry
+
+A never-ending run makes no version of a round in which nobody had anything new: it waits and asks again.
 """
 
 from __future__ import annotations
@@ -16,19 +18,22 @@ import math
 import time
 from dataclasses import dataclass, replace
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field
 
 from fedmb.errors import NotEnoughData
+from fedmb.federation.closing import Closing
 from fedmb.federation.cohort import Cohort, Collector, reasons_in
 from fedmb.federation.round_figures import monitored, summed
+from fedmb.federation.silence import NewsWait, Silence
 from fedmb.federation.wire import arrays_from_record, arrays_to_record, train_config
 from fedmb.section import Section
 from fedmb.telemetry.convergence import Convergence, Stopping
 from fedmb.telemetry.events import RoundReport
-from fedmb.update import Arrays, check_arrays
+from fedmb.training.round_terms import RoundTerms
+from fedmb.update import Arrays, added, check_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,11 +48,15 @@ log = logging.getLogger(__name__)
 _FRUITLESS_ROUNDS = 3  # in a row, before a run stops: a fault of all clients does not heal by itself
 
 
+Count: TypeAlias = Annotated[int, Field(ge=1)] | Literal["forever"]
+"""A number of rounds, or none that is the last."""
+
+
 class Rounds(Section):
     """How many rounds there are and whom they wait for."""
 
-    count: int = Field(default=30, ge=1)
-    """Rounds until the run ends."""
+    count: Count = 30
+    """Rounds until the run ends; "forever" goes on until SIGTERM, and skips clients that have nothing new."""
     min_clients: int = Field(default=1, ge=1)
     """Nodes that must be connected before a round starts."""
     fraction_train: float = Field(default=1.0, gt=0, le=1)
@@ -56,7 +65,27 @@ class Rounds(Section):
     """How long a round waits for `min_clients` before the run fails."""
     deadline_seconds: float = Field(default=600.0, gt=0)
     """How long a round waits for replies; later ones are dropped."""
+    drain_seconds: float = Field(default=60.0, ge=0)
+    """How long SIGTERM lets an open round go on; one that is given up is trained again when the run is resumed."""
+    longest_pause: int = Field(default=16, ge=0)
+    """forever: rounds that a client is left out at most while it has nothing new: 1, then 2, 4 and so on."""
+    closing: Closing = Closing()
     stopping: Stopping = Stopping()
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether no round is the last."""
+        return self.count == "forever"
+
+    @property
+    def last(self) -> float:
+        """Number of the last round; inf where there is none."""
+        return math.inf if self.count == "forever" else self.count
+
+
+def count_from(text: str | None) -> int | str | None:
+    """What `--rounds` was given: a number where it is one; the settings say what else may stand there."""
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +130,10 @@ class RoundLoop:
         self.on_round = on_round
         self.watch = watch or Watch()
         self.convergence = Convergence(rounds.stopping)
+        self.silence = Silence(rounds.longest_pause)
         self.stop = stop or Event()
         self.training = training
-        self._collector = Collector(grid)
+        self._collector = Collector(grid, rounds.closing, rounds.deadline_seconds)
 
     def run(self, state: ServerState) -> ServerState:
         """Rounds from `state.version + 1` to the last; answers the final state.
@@ -111,34 +141,54 @@ class RoundLoop:
         Raises:
             NotEnoughData: too few nodes connected in time, or three rounds in a row brought no usable reply.
         """
-        fruitless = 0
+        fruitless, news = 0, NewsWait()
         self.convergence.load_state_dict(state.convergence)
-        while state.version < self.rounds.count and not self.stop.is_set() and not self.convergence.reason:
+        self.silence.load_state_dict(state.silence)
+        while state.version < self.rounds.last and not self.stop.is_set() and not self.convergence.reason:
             started = time.monotonic()
-            self._collector.wait_for_nodes(self.rounds.min_clients, self.rounds.connect_seconds)
-            cohort = self._ask(state)
+            self._collector.wait_for_nodes(self.rounds.min_clients, self.rounds.connect_seconds, self.stop)
+            if self.stop.is_set():
+                break
+            cohort = self._ask(state, everyone=news.is_on or fruitless > 0)
+            if cohort.has_nothing_new:
+                fruitless = 0
+                news.wait(self.stop, cohort.skipped)
+                continue
+            news.end()
             fruitless = 0 if cohort.accepted else fruitless + 1
             if fruitless == _FRUITLESS_ROUNDS:
                 raise NotEnoughData(
                     f"a round needs at least one usable reply, {fruitless} rounds in a row had none; last reasons: "
                     f"{reasons_in(cohort.rejected)}"
                 )
-            before, state = state.arrays, self._advanced(state, cohort)
-            report = self._report(before, state, cohort, time.monotonic() - started)
-            if reason := self.convergence.observe(report):
-                log.info("run converged round=%d reason=%s", state.version, reason)
-            state = replace(state, convergence=self.convergence.state_dict())
-            self.on_round(state, report)
+            if cohort.accepted or not self.rounds.is_endless:
+                state = self._closed(state, cohort, time.monotonic() - started)
         return state
 
-    def _ask(self, state: ServerState) -> Cohort:
+    def _ask(self, state: ServerState, *, everyone: bool) -> Cohort:
+        closing, number = self.rounds.closing, state.version + 1
+        terms = RoundTerms(closing.seconds, closing.drift, self.rounds.is_endless)
+        if self.rounds.is_endless and not everyone:
+            terms = replace(terms, resting=self.silence.resting(number))
         messages = self.strategy.configure_train(
-            state.version + 1,
+            number,
             arrays_to_record(state.arrays),
             train_config(state.version, state.positions, seed=state.seed, training=self.training),
             self.grid,
         )
-        return self._collector.collect(messages, state, self.rounds.deadline_seconds)
+        cohort = self._collector.collect(messages, state, terms)
+        self.silence.observe(number, silent=cohort.silent - {*cohort.resting}, heard=cohort.accepted)
+        return cohort
+
+    def _closed(self, before: ServerState, cohort: Cohort, seconds: float) -> ServerState:
+        """The state after a round, once it was told and kept."""
+        state = self._advanced(before, cohort)
+        report = self._report(before.arrays, state, cohort, seconds)
+        if reason := self.convergence.observe(report):
+            log.info("run converged round=%d reason=%s", state.version, reason)
+        state = replace(state, convergence=self.convergence.state_dict(), silence=self.silence.state_dict())
+        self.on_round(state, report)
+        return state
 
     def _advanced(self, state: ServerState, cohort: Cohort) -> ServerState:
         replies = cohort.in_order()
@@ -148,11 +198,18 @@ class RoundLoop:
             record, _ = self.strategy.aggregate_train(state.version + 1, learnt)
             if record is not None:
                 arrays = in_dtypes_of(state.arrays, arrays_from_record(record))
-        positions, ledger = dict(state.positions), state.ledger
-        for reply in replies:
+        positions, rows = dict(state.positions), dict(state.learnt)
+        for client, reply in sorted(cohort.accepted.items()):
             positions |= reply.update.positions
-            ledger = ledger.advanced(reply.update.spans)
-        return replace(state, version=state.version + 1, arrays=arrays, ledger=ledger, positions=positions)
+            rows[client] = added(rows.get(client, {}), reply.update.rows)
+        return replace(
+            state,
+            version=state.version + 1,
+            arrays=arrays,
+            ledger=cohort.ledger,
+            positions=positions,
+            learnt=dict(sorted(rows.items())),
+        )
 
     def _report(self, before: Arrays, state: ServerState, cohort: Cohort, seconds: float) -> RoundReport:
         updates = [reply.update for reply in cohort.in_order()]
@@ -167,6 +224,8 @@ class RoundLoop:
             lag=self.watch.lag(state) if self.watch.lag else None,
             clients=len(cohort.accepted),
             rejected=cohort.rejected,
+            skipped=cohort.skipped,
+            closed_by=cohort.closed_by,
             set_aside=self.watch.set_aside() if self.watch.set_aside else 0,
             monitor=monitored(updates, before, state.arrays),
         )

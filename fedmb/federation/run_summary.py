@@ -10,16 +10,17 @@ from fedmb.telemetry.sinks import read_lines
 
 if TYPE_CHECKING:
     from fedmb.federation.checkpoint import ServerState
+    from fedmb.federation.rounds import Rounds
     from fedmb.telemetry.run_directory import RunDirectory
 
 
-def summary(run: RunDirectory, state: ServerState, *, rounds: int, seconds: float, verb: str) -> str:
+def summary(run: RunDirectory, state: ServerState, *, rounds: Rounds, seconds: float, verb: str) -> str:
     """Last scores, rows by origin over the whole run, and where everything is.
 
     Args:
         run: the run's directory.
         state: where it stands.
-        rounds: how many it is to have.
+        rounds: its settings, which say how many there are to be.
         seconds: wall-clock time that this process spent on it.
         verb: of the command that goes on with it.
     """
@@ -28,7 +29,8 @@ def summary(run: RunDirectory, state: ServerState, *, rounds: int, seconds: floa
     for entry in entries:
         for origin, count in entry["rows"].items():
             rows[origin] = rows.get(origin, 0) + count
-    lines = [f"rounds      {state.version} of {rounds}, {seconds:.1f} s in this process"]
+    of = "so far, without end" if rounds.is_endless else f"of {rounds.count}"
+    lines = [f"rounds      {state.version} {of}, {seconds:.1f} s in this process"]
     if entries:
         scores = entries[-1]["scores"]
         lines += [f"{label:<11} {scores[name]:.4f}{note}" for label, name, note in _SCORES if name in scores]
@@ -41,7 +43,7 @@ def summary(run: RunDirectory, state: ServerState, *, rounds: int, seconds: floa
     lines.append(f"run         {_shown(run.path)}")
     if reason := state.convergence.get("reason"):
         lines.append(f"converged   {reason}")
-    elif state.version < rounds:
+    elif state.version < rounds.last:
         lines.append(f"stopped     go on with: fedmb {verb} --resume {_shown(run.path)}")
     return "\n".join(lines)
 

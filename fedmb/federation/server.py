@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
 
     from fedmb.batch.minibatch import Columns
+    from fedmb.federation.checkpoint import Checkpoints
     from fedmb.telemetry.events import RoundReport, Sink
     from fedmb.telemetry.run_directory import RunDirectory
     from fedmb.training.recipe import Training
@@ -39,6 +40,7 @@ class Server:
         run: the run directory, whose newest whole checkpoint is the start.
         seed: seed of the run.
         training: how every client trains; None leaves it to each client's own settings.
+        keeping: which versions of the model are kept; the newest two if nothing is said.
 
     Raises:
         SettingsError: the directory holds a run of another seed.
@@ -54,12 +56,14 @@ class Server:
         *,
         seed: int,
         training: Training | None = None,
+        keeping: Checkpoints | None = None,
     ) -> None:
         self.task = task
         self.rounds = rounds
         self.strategy = strategy
         self.run_directory = run
         self.training = training
+        self.keeping = keeping
         found = checkpoint.newest(run.checkpoints)
         if found is not None and found.seed != seed:
             raise SettingsError(
@@ -83,7 +87,7 @@ class Server:
             # sinks drop what lies beyond the checkpoint. The other way round, the round would never be told.
             for sink in sinks:
                 sink.report(report)
-            checkpoint.save(self.run_directory.checkpoints, state)
+            checkpoint.save(self.run_directory.checkpoints, state, self.keeping)
             self.state = state
 
         told = self.training.model_dump() if self.training else None

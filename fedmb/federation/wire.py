@@ -1,7 +1,7 @@
 """Messages between server and clients, as Flower records.
 
 Server to client: ArrayRecord "arrays" (the global model) and ConfigRecord "config" (round, version, positions, the
-run's seed and how to train).
+run's seed, how to train and when to end).
 Client to server: ArrayRecord "arrays" (the model after training), MetricRecord "metrics" (sums, with the weight as
 "num-examples") and ConfigRecord "update" (client, base version, spans, position, rows). Arrays and metrics have the
 names and meaning that Flower's own strategies expect, so each of them can aggregate our clients.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from fedmb import __version__
 from fedmb.errors import FedmbError, ShapeError, VersionMismatch
 from fedmb.ledger import spans_from_json, spans_to_json
+from fedmb.training.round_terms import RoundTerms
 from fedmb.update import Arrays, Update, check_arrays
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ VERSION = "fedmb-version"
 BASE_VERSION = "fedmb-base-version"
 SEED = "fedmb-seed"
 TRAINING = "fedmb-training"
+TERMS = "fedmb-terms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Instruction:
     """Seed of the run."""
     training: Mapping[str, Any] | None = None
     """Settings of the local training, so that a federation trains alike; None leaves them to each client."""
+    terms: RoundTerms = field(default_factory=RoundTerms)
+    """When to end the round, and whether to take part at all."""
 
 
 def arrays_to_record(arrays: Arrays) -> ArrayRecord:
@@ -80,6 +84,7 @@ def train_config(
     *,
     seed: int = 0,
     training: Mapping[str, Any] | None = None,
+    terms: RoundTerms | None = None,
 ) -> ConfigRecord:
     """The config that goes with version `base_version` of the model."""
     return ConfigRecord(
@@ -89,6 +94,7 @@ def train_config(
             POSITIONS: positions_text(positions),
             SEED: seed,
             TRAINING: json.dumps(training),
+            TERMS: (terms or RoundTerms()).to_json(),
         }
     )
 
@@ -114,6 +120,7 @@ def read_instruction(message: Message) -> Instruction:
             positions=json.loads(_text(config, POSITIONS)),
             seed=_whole(config, SEED),
             training=json.loads(_text(config, TRAINING)),
+            terms=RoundTerms.from_json(_text(config, TERMS)),
         )
 
 

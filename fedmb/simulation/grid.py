@@ -102,6 +102,10 @@ class InProcessGrid(Grid):
             if message is not None:
                 yield self._reply(message)
 
+    def withdraw(self, message_ids: Iterable[str]) -> Iterable[str]:
+        """Take back messages whose replies were not pulled; answers their ids."""
+        return [message_id for message_id in message_ids if self._pushed.pop(message_id, None) is not None]
+
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push, then pull all; the timeout cannot pass, since nothing runs beside the caller."""
         return list(self.pull_messages(self.push_messages(messages)))

@@ -16,6 +16,7 @@ from fedmb.batch.drift import DriftingRows, Phase
 from fedmb.batch.rows import Rows
 from fedmb.batch.sharding import dirichlet_shares
 from fedmb.federation.client_source import Replaying, Streaming, codecs, open_source
+from fedmb.federation.checkpoint import Checkpoints
 from fedmb.federation.rounds import Rounds
 from fedmb.ingest.file_log import FileLog
 from fedmb.ingest.file_writer import FsyncPolicy
@@ -66,7 +67,9 @@ class Streamed(Section):
     labels_after: tuple[int, ...] = Field(default=(5, 6, 7, 8, 9), min_length=1)
     """Labels in the stream after it."""
     drift_at: float = Field(default=0.5, ge=0, le=1)
-    """When the label mix changes, as a part of the rows that the run will use."""
+    """When the label mix changes, as a part of the rows that the run will use; of 30 rounds where no round is last."""
+    drift_record: int | None = Field(default=None, ge=1)
+    """Record with which the label mix changes, in place of drift_at."""
     lead_rows: int = Field(default=8192, ge=1)
     """Rows that a feeder runs ahead of its client at most, so that a slow machine does not fill its disk."""
 
@@ -88,6 +91,7 @@ class Simulation(Section):
     streamed: Streamed = Streamed()
     streaming: Streaming = Streaming()
     replay: Replaying = Replaying()
+    checkpoints: Checkpoints = Checkpoints()
     rows: Rows = Rows()
 
     @model_validator(mode="after")
@@ -102,7 +106,7 @@ class Simulation(Section):
         """Number of the record with which the label mix changes."""
         size = self.training.sizing.size  # policies start from it; one that changes it moves the drift in time
         replayed = round(size * self.replay.share)
-        fresh_rows = self.rounds.count * self.training.steps * (size - replayed)
+        fresh_rows = float(rounds) * self.training.steps * (size - replayed)
         return max(1, round(fresh_rows * self.streamed.drift_at / self.streamed.rows_per_record))
 
 
@@ -114,6 +118,9 @@ class Population:
         task: brings the rows.
         state: directory of the logs, rings and dead letters.
     """
+        if self.streamed.drift_record is not None:
+            return self.streamed.drift_record
+        rounds = Rounds().count if self.rounds.is_endless else self.rounds.count
 
     def __init__(self, settings: Simulation, task: TaskWithData, state: Path) -> None:
         self.settings = settings
@@ -158,7 +165,7 @@ class Population:
                 tables[f"table-{number}"] = {name: array[index] for name, array in columns.items()}
         return tables
 
-    def _add(self, name: str, source: BatchSource) -> None:
+    def _add(self, name: str, source: BatchSource, stream: LogSource | None = None) -> None:
         training, seed = self.settings.training, self.settings.seed
         self.trainers[name] = LocalUpdate(
             self.task,
@@ -195,6 +202,7 @@ class Population:
             seed=settings.seed,
             stream=name,
         )
+            stream=stream,
         feeder = Feeder(
             log,
             TOPIC,
@@ -204,7 +212,7 @@ class Population:
             lead_records=max(1, streamed.lead_rows // streamed.rows_per_record),
             consumed=lambda: taken_records(stream),
         )
-        self._add(name, opened.source)
+        self._add(name, opened.source, stream)
         self._streams.append(stream)
         self._feeders.append(feeder)
 

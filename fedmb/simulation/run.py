@@ -67,7 +67,15 @@ def _simulated(
     stop: Event | None,
 ) -> ServerState:
     strategy = MiniBatchFedAvg(fraction_train=settings.rounds.fraction_train, seed=settings.seed)
-    server = Server(task, settings.rounds, strategy, run, seed=settings.seed, training=settings.training)
+    server = Server(
+        task,
+        settings.rounds,
+        strategy,
+        run,
+        seed=settings.seed,
+        training=settings.training,
+        keeping=settings.checkpoints,
+    )
     population = Population(settings, task, run.state)
     app = client_app(lambda context: population.trainers[str(context.node_config["client"])])
     grid = InProcessGrid(

@@ -50,17 +50,17 @@ class LiveTable:
 
     Args:
         console: a rich console on a terminal.
-        total: rounds of the whole run.
+        total: rounds of the whole run; None for one without end.
         done: rounds closed before, in a resumed run.
     """
 
-    def __init__(self, console: Console, *, total: int, done: int = 0) -> None:
+    def __init__(self, console: Console, *, total: int | None, done: int = 0) -> None:
         self._console = console
         console.print(Text(LEGEND, style="dim"))
         console.print(Text(" ".join(f"{name:>{width}}" for name, width, _ in _COLUMNS), style="bold"))
-        self._progress = Progress(
-            TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-        )
+        count = TextColumn("{task.completed}") if total is None else MofNCompleteColumn()
+        self._progress = Progress(TextColumn("rounds"), BarColumn(), count, TimeElapsedColumn(), console=console)
+        self._skipped: tuple[str, ...] = ()
         self._task = self._progress.add_task("rounds", total=total, completed=done)
         self._progress.start()
 
@@ -70,6 +70,10 @@ class LiveTable:
         self._progress.console.print(Text(row), highlight=False)
         for client, reason in report.rejected.items():
             self._progress.console.print(Text(f"      {client} left out: {reason}", style="yellow"))
+        if report.skipped != self._skipped:  # a line when it changes, not one a round
+            self._skipped = report.skipped
+            said = f"nothing new from {', '.join(report.skipped)}" if report.skipped else "every client has new rows"
+            self._progress.console.print(Text(f"      {said}", style="dim"))
         self._progress.update(self._task, completed=report.round)
 
     def close(self) -> None:
@@ -83,7 +87,9 @@ class LogLines:
     def report(self, report: RoundReport) -> None:
         """Log the round."""
         shown = " ".join(f"{name}={show(report).replace(',', '')}" for name, _, show in _COLUMNS)
-        log.info("round closed %s", shown)
+        early = f" closed_by={report.closed_by}" if report.closed_by != "replies" else ""
+        skipped = f" skipped={','.join(report.skipped)}" if report.skipped else ""
+        log.info("round closed %s%s%s", shown, early, skipped)
 
     def close(self) -> None:
         """Nothing is held."""

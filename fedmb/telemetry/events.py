@@ -30,6 +30,10 @@ class RoundReport:
     """Clients whose update was aggregated."""
     rejected: Mapping[str, str] = field(default_factory=dict)
     """Clients whose reply was refused or failed, with the reason."""
+    skipped: tuple[str, ...] = ()
+    """Clients with nothing new, whether they said so in this round or rest because they said so in the last ones."""
+    closed_by: str = "replies"
+    """What closed the round: "replies" (all were in), "time", "rows" or "drift"."""
     set_aside: int = 0
     """Records that could not be decoded, since the run started."""
 
@@ -55,6 +59,8 @@ class RoundReport:
             "rejected": dict(self.rejected),
             "set_aside": self.set_aside,
             "monitor": {name: _number(value) for name, value in self.monitor.items()},
+            "skipped": list(self.skipped),
+            "closed_by": self.closed_by,
         }
 
 

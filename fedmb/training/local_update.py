@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from fedmb.telemetry.energy import available_meter
 from fedmb.training.distributed import Ranks
 from fedmb.training.local_arrays import LocalArrays
 from fedmb.training.parameters import arrays_of, check_finite, load_arrays
+from fedmb.training.round_terms import LiveStream, RoundTerms
 from fedmb.training.stretch import Budget
 from fedmb.training.travelling import travelling
 from fedmb.update import Arrays, Update
@@ -40,6 +42,7 @@ class LocalUpdate:
         seed: seed of the run.
         directory: where what stays with the client outlives the process; None keeps it in memory.
         device: where the model is trained.
+        stream: the stream inside the source, where there is one.
         ranks: this process among those that torchrun started for the client; every rank calls `run` alike, and
             rank 0's source, arrays and update count.
     """
@@ -54,10 +57,12 @@ class LocalUpdate:
         seed: int,
         directory: Path | None = None,
         device: torch.device | None = None,
+        stream: LiveStream | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         self.task = task
         self.source = source
+        self.stream = stream
         self.training = training
         self.client = client
         self.seed = seed
@@ -79,8 +84,10 @@ class LocalUpdate:
         self._meter = available_meter(training.watts)
         self._budget = Budget(steps=training.steps, samples=rounded, seconds=training.seconds)
 
-    def run(self, arrays: Arrays, *, base_version: int, position: Mapping[str, Any]) -> Update:
-        """Train from `arrays`, with rows from `position` on, until a budget is used up.
+    def run(
+        self, arrays: Arrays, *, base_version: int, position: Mapping[str, Any], terms: RoundTerms | None = None
+    ) -> Update:
+        """Train from `arrays`, with rows from `position` on, until a budget or the round's terms end it.
 
         A stream that stays silent ends the round early; with no row at all the update has weight 0.
 
@@ -88,6 +95,12 @@ class LocalUpdate:
             ShapeError: the arrays do not fit the task's model.
             Diverged: a parameter is no longer finite; nothing of this round may be used.
         """
+        terms = terms or RoundTerms()
+        if self._is_left_out(position, terms):
+            return Update(arrays, weight=0.0, base_version=base_version, positions={self.client: dict(position)})
+        if self.stream is not None:
+            self.stream.limit_waiting(terms.seconds)
+        budget = replace(self._budget, seconds=min(self._budget.seconds, terms.seconds))
         spent = self._meter.used()
         load_arrays(self.model, self._local.overlaid(arrays, base_version))
         trainer = self.training.build_trainer(self.task, self.model, self.source, self._pacing, self.device, self.ranks)
@@ -96,8 +109,8 @@ class LocalUpdate:
             trainer.load_clock_state(position["trainer"])
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(torch_seed(self.seed, self.client, base_version, "train"))
-            learnt = trainer.run(self._budget)
-        sums = learnt.sums()
+            learnt = trainer.run(budget)
+        sums = learnt.sums() | (trainer.watch.sums() if trainer.watch is not None else {})
         if trainer.stats.trace is not None:
             sums["trace_units"] = trainer.stats.trace * learnt.units
         if spent.joules is not None and (now := self._meter.used()).joules is not None:
@@ -115,3 +128,15 @@ class LocalUpdate:
             sums=sums,
             rows=learnt.rows,
         )
+
+    def _is_left_out(self, position: Mapping[str, Any], terms: RoundTerms) -> bool:
+        """Whether the server leaves this client out, or its stream holds nothing new and the terms skip it for that."""
+        if self.client in terms.resting:
+            return True
+        if not terms.skips_silent:
+            return False
+        has_nothing = False
+        if self.stream is not None and self.ranks.is_first:
+            self.source.seek(dict(position.get("source", {})))
+            has_nothing = not any(self.stream.lag().values())
+        return bool(self.ranks.told(has_nothing))

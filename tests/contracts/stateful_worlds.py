@@ -15,6 +15,7 @@ from stateful_trainer import drive_trainer, fresh_trainer, observe_trainer
 from torch import nn
 
 from fedmb.batch.minibatch import MiniBatch
+from fedmb.federation.silence import Silence
 from fedmb.sizing.affine_fit import AffineFit
 from fedmb.sizing.moving_average import MovingAverage
 from fedmb.sizing.stats import Stats
@@ -186,6 +187,15 @@ def drive_optimizer(optimizer: torch.optim.Optimizer, step: int) -> None:
     optimizer.step()
 
 
+def drive_silence(silence: Silence, step: int) -> None:
+    quiet = {name for name in "abc" if (step * ord(name)) % 5 < 3} - set(silence.resting(step + 1))
+    silence.observe(step + 1, silent=quiet, heard=set("abc") - quiet - set(silence.resting(step + 1)))
+
+
+def observe_silence(silence: Silence) -> list[tuple[str, ...]]:
+    return [silence.resting(number) for number in range(1, 20)]
+
+
 def trainer_world(**switches: Any) -> World:
     return World(
         functools.partial(fresh_trainer, **switches),
@@ -234,6 +244,7 @@ WORLDS = {
     "Convergence": World(
         lambda: Convergence(Stopping(target=0.95, patience=3)), drive_convergence, lambda one: one.reason, everything
     ),
+    "Silence": World(lambda: Silence(longest=4), drive_silence, observe_silence, everything),
     "Trainer": trainer_world(),
     "Trainer-fp16": trainer_world(precision="fp16"),
     "Trainer-spikes": trainer_world(spikes=True),

@@ -2,6 +2,7 @@ import numpy as np
 
 from fedmb.federation import checkpoint
 from fedmb.federation.checkpoint import ServerState
+from fedmb.federation.rounds import Rounds
 from fedmb.federation.run_summary import summary
 from fedmb.ledger import Ledger, Position, StreamPartition
 from fedmb.telemetry.events import RoundReport
@@ -23,7 +24,7 @@ def finished_run(path, version):
 
 def test_a_summary_says_how_good_the_model_is_what_it_learnt_from_and_where_it_lies(tmp_path):
     run, state = finished_run(tmp_path / "run", 4)
-    text = summary(run, state, rounds=4, seconds=2.0, verb="server")
+    text = summary(run, state, rounds=Rounds(count=4), seconds=2.0, verb="server")
 
     assert "accuracy    0.4000" in text
     assert "200 replay, 400 stream" in text
@@ -35,6 +36,6 @@ def test_a_summary_says_how_good_the_model_is_what_it_learnt_from_and_where_it_l
 def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path):
     run, state = finished_run(tmp_path / "run", 2)
 
-    text = summary(run, state, rounds=30, seconds=2.0, verb="simulate")
+    text = summary(run, state, rounds=Rounds(count=30), seconds=2.0, verb="simulate")
 
     assert f"fedmb simulate --resume {run.path}" in text

@@ -1,0 +1,114 @@
+"""Messages under way on a grid: pushed, awaited, and late once their round has closed.
+
+A node does one message at a time, so a node whose answer is late is not asked anew before that has come: it would
+learn from an old model for ever. Late answers are pulled beside those of the open round, and whoever asked decides
+what they are worth.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flwr.app import Message
+    from flwr.serverapp import Grid
+
+log = logging.getLogger(__name__)
+
+_PULL_SECONDS = 0.1  # between two looks for replies; Flower's own loop waits 3 s
+_FORGOTTEN_AFTER = 8  # deadlines: a node that was lost never answers, and nobody waits for it that long
+
+
+@runtime_checkable
+class Withdrawing(Protocol):
+    """A grid that can take back messages whose nodes have not begun with them."""
+
+    def withdraw(self, message_ids: Iterable[str]) -> Iterable[str]:
+        """Take back what was not begun; answers the ids of those messages."""
+        ...
+
+
+class _Sent(NamedTuple):
+    node: int
+    pushed_at: float
+
+
+class Exchange:
+    """What was sent and has not been answered.
+
+    Args:
+        grid: Flower's grid.
+        deadline_seconds: after so long without an answer a node counts as lost and may be asked anew.
+    """
+
+    def __init__(self, grid: Grid, deadline_seconds: float) -> None:
+        self._grid = grid
+        self._deadline_seconds = deadline_seconds
+        self._open: set[str] = set()
+        self._sent: dict[str, _Sent] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether replies of the open round are missing."""
+        return bool(self._open)
+
+    def busy_nodes(self) -> set[int]:
+        """Nodes that may still be at work for an earlier round."""
+        since = time.monotonic() - self._deadline_seconds
+        return {one.node for one in self._sent.values() if one.pushed_at > since}
+
+    def push(self, messages: Sequence[Message]) -> None:
+        """Send the messages of a round that opens; whatever is unanswered from now on is late."""
+        now = time.monotonic()
+        forgotten = now - _FORGOTTEN_AFTER * self._deadline_seconds
+        self._sent = {one: sent for one, sent in self._sent.items() if sent.pushed_at > forgotten}
+        ids = list(self._grid.push_messages(messages))
+        self._open = set()
+        for message_id, message in zip(ids, messages, strict=False):  # none at all when the grid could not be reached
+            if message_id is not None:
+                self._open.add(message_id)
+                self._sent[message_id] = _Sent(message.metadata.dst_node_id, now)
+
+    def arrivals(self, seconds: float) -> Iterator[Sequence[Message]]:
+        """Replies as they arrive, late ones among them, until the open round's are in or the time has passed.
+
+        Where nothing was sent, the first late ones end it.
+        """
+        deadline = time.monotonic() + seconds
+        was_sent = bool(self._open)
+        while self._sent and (self._open or not was_sent):
+            some = False
+            for together in _arrived(self._grid.pull_messages(sorted(self._sent))):
+                some = True
+                for message in together:
+                    self._sent.pop(message.metadata.reply_to_message_id, None)
+                    self._open.discard(message.metadata.reply_to_message_id)
+                yield together
+            if some and not was_sent:
+                return
+            if self._open or not was_sent:
+                if time.monotonic() > deadline:
+                    log.warning("time passed unanswered=%d seconds=%g", len(self._open), seconds)
+                    return
+                time.sleep(_PULL_SECONDS)
+
+    def close(self) -> None:
+        """Close the round: what is under way is late; what nobody has begun is taken back where that can be done."""
+        if self._open and isinstance(self._grid, Withdrawing):
+            for message_id in self._grid.withdraw(sorted(self._open)):
+                self._sent.pop(message_id, None)
+        self._open = set()
+
+
+def _arrived(pulled: Iterable[Message]) -> Iterator[Sequence[Message]]:
+    """Replies that arrived together: all of a list; one by one where each is made when it is asked for."""
+    if isinstance(pulled, Sequence):
+        yield from [pulled] if pulled else []
+    else:
+        for message in pulled:
+            yield [message]
