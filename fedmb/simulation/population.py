@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from fedmb.batch.drift import DriftingRows, Phase
 from fedmb.batch.rows import Rows
 from fedmb.batch.sharding import dirichlet_shares
-from fedmb.federation.client_source import Replaying, Streaming, codecs, open_source
 from fedmb.federation.checkpoint import Checkpoints
+from fedmb.federation.client_source import Replaying, Streaming, codecs, open_source
 from fedmb.federation.rounds import Rounds
 from fedmb.ingest.file_log import FileLog
 from fedmb.ingest.file_writer import FsyncPolicy
@@ -86,12 +86,12 @@ class Simulation(Section):
     device: str = "cpu"
     """Where all clients train: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
     rounds: Rounds = Rounds(count=30)
+    checkpoints: Checkpoints = Checkpoints()
     training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     private: Private = Private()
     streamed: Streamed = Streamed()
     streaming: Streaming = Streaming()
     replay: Replaying = Replaying()
-    checkpoints: Checkpoints = Checkpoints()
     rows: Rows = Rows()
 
     @model_validator(mode="after")
@@ -104,6 +104,9 @@ class Simulation(Section):
 
     def drift_record(self) -> int:
         """Number of the record with which the label mix changes."""
+        if self.streamed.drift_record is not None:
+            return self.streamed.drift_record
+        rounds = Rounds().count if self.rounds.is_endless else self.rounds.count
         size = self.training.sizing.size  # policies start from it; one that changes it moves the drift in time
         replayed = round(size * self.replay.share)
         fresh_rows = float(rounds) * self.training.steps * (size - replayed)
@@ -118,9 +121,6 @@ class Population:
         task: brings the rows.
         state: directory of the logs, rings and dead letters.
     """
-        if self.streamed.drift_record is not None:
-            return self.streamed.drift_record
-        rounds = Rounds().count if self.rounds.is_endless else self.rounds.count
 
     def __init__(self, settings: Simulation, task: TaskWithData, state: Path) -> None:
         self.settings = settings
@@ -175,6 +175,7 @@ class Population:
             seed=seed,
             directory=self._state / name,
             device=training_device(self.settings.device),
+            stream=stream,
         )
 
     def _add_streamed(self, name: str, pool: Columns, state: Path) -> None:
@@ -202,7 +203,6 @@ class Population:
             seed=settings.seed,
             stream=name,
         )
-            stream=stream,
         feeder = Feeder(
             log,
             TOPIC,

@@ -110,7 +110,7 @@ class LocalUpdate:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(torch_seed(self.seed, self.client, base_version, "train"))
             learnt = trainer.run(budget)
-        sums = learnt.sums() | (trainer.watch.sums() if trainer.watch is not None else {})
+        sums = learnt.sums()
         if trainer.stats.trace is not None:
             sums["trace_units"] = trainer.stats.trace * learnt.units
         if spent.joules is not None and (now := self._meter.used()).joules is not None:
