@@ -4,16 +4,31 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numbered_log import JSON, PACKED, POISON, filled
+from numbered_log import JSON, PACKED, POISON, SCHEMA, filled
 
 from fedmb.batch.minibatch import Column
-from fedmb.errors import CorruptLog, SettingsError
+from fedmb.errors import CorruptLog, RecordsGone, SettingsError
 from fedmb.ingest.assembler import Assembler
+from fedmb.ingest.codec import codec_headers
 from fedmb.ingest.dead_letter import CountedDeadLetters
 from fedmb.ingest.json_codec import JsonCodec
+from fedmb.ingest.memory_log import MemoryLog
+from fedmb.ingest.sample_codec import SampleCodec
 from fedmb.ledger import Position, StreamPartition
 
 FIRST = StreamPartition("memory", "t", 0)
+SAMPLE = SampleCodec(SCHEMA)
+
+
+def of_samples(*partitions: list[int | None]) -> MemoryLog:
+    """A log with one row in each record, of these numbers; None is poison."""
+    log = MemoryLog()
+    for partition, numbers in enumerate(partitions):
+        with closing(log.writer("t", partition)) as writer:
+            for number in numbers:
+                columns = {"id": np.array([number or 0]), "x": np.full((1, 2), number or 0, np.float32)}
+                writer.append(b"bad" if number is None else SAMPLE.encode(columns), codec_headers(SAMPLE))
+    return log
 
 
 def opened(log, partitions=(0,), sink=None) -> Assembler:
@@ -107,6 +122,69 @@ def test_ten_thousand_mutated_records_pass_without_a_row():
     assert drained(assembler) == [[0, 1], [0, 1]]
     assert assembler.cursor() == {FIRST: Position(10_002)}
     assert (assembler.records, assembler.rejected) == (10_002, 10_000)
+
+
+def test_records_of_one_row_come_together_in_the_order_of_turns():
+    log = of_samples([0, 1, 2, 3], [10, 11, 12, 13])
+    assembler = Assembler(log.reader("t", [0, 1]), [SAMPLE], CountedDeadLetters())
+    run = assembler.run(7)
+
+    assert run.columns["id"].tolist() == [0, 10, 1, 11, 2, 12, 3]
+    assert run.origins(assembler.partitions).partitions.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert run.origins(assembler.partitions).offsets.tolist() == [0, 0, 1, 1, 2, 2, 3]
+    assert not run.origins(assembler.partitions).left.any()
+    assert [tuple(position) for position in assembler.cursor().values()] == [(4, 0), (3, 0)]
+    assert (assembler.turn, assembler.records) == (1, 7)
+
+
+def test_a_part_of_a_packed_record_knows_its_rows_and_what_is_left():
+    assembler = opened(filled([2, 6]))
+    assembler.run(4)
+    assembler.run(2)
+    origins = assembler.run(3).origins(assembler.partitions)
+
+    assert origins.offsets.tolist() == [1, 1, 1]
+    assert (origins.rows.tolist(), origins.left.tolist()) == ([2, 3, 4], [3, 2, 1])
+
+
+@given(
+    st.lists(st.lists(st.one_of(st.none(), st.integers(1, 99)), max_size=12), min_size=1, max_size=3),
+    st.lists(st.integers(1, 9), min_size=1, max_size=4),
+)
+def test_rows_taken_together_are_those_taken_one_by_one(partitions, limits):
+    log, sinks, found = of_samples(*partitions), (CountedDeadLetters(), CountedDeadLetters()), ([], [])
+    for sink, rows, steps in zip(sinks, found, (limits, [1]), strict=True):
+        assembler, number = Assembler(log.reader("t", range(len(partitions))), [SAMPLE], sink), 0
+        while run := assembler.run(steps[number % len(steps)]):
+            rows.extend(run.columns["id"].tolist())
+            number += 1
+        assert assembler.cursor() == {
+            p: Position(len(n)) for p, n in zip(assembler.partitions, partitions, strict=True)
+        }
+
+    assert found[0] == found[1]
+    assert [name for name, _ in sinks[0].last] == [name for name, _ in sinks[1].last]
+
+
+def test_rows_that_were_not_learnt_and_are_gone_are_missed():
+    class Compacted:
+        """A reader whose log lost its first record."""
+
+        def __init__(self, reader):
+            self.reader, self.partitions = reader, reader.partitions
+
+        def seek(self, partition, offset):
+            self.reader.seek(partition, max(1, offset))
+
+        def poll(self, timeout_seconds, max_records):
+            return self.reader.poll(timeout_seconds, max_records)
+
+    assembler = Assembler(Compacted(filled([3, 3]).reader("t", [0])), [PACKED, JSON], CountedDeadLetters())
+    assembler.seek({FIRST: Position(0, 2)}, 0)
+
+    with pytest.raises(RecordsGone, match="whose rows from 2 on were not learnt") as caught:
+        assembler.run(4)
+    assert caught.value.offset == 0
 
 
 @settings(max_examples=25, deadline=None)
