@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedmb.batch.minibatch import Column, Columns, Schema, check_columns
-from fedmb.errors import NotEnoughData, SettingsError
+from fedmb.batch.minibatch import Columns, Schema, check_columns
+from fedmb.errors import NotEnoughData
 from fedmb.replay.ring_file import RingFile
+from fedmb.replay.ring_layout import storable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
-
-STORED_KINDS = "biufc"  # bool, integers, floats, complex: dtypes whose name says everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class Ring:
         Raises:
             SettingsError: capacity is below 1, there is no column, or a column is not of numbers.
         """
-        checked = _checked(schema, capacity)
+        checked = storable(schema, capacity)
         return cls({name: np.zeros((capacity, *c.shape), c.dtype) for name, c in checked.items()}, checked)
 
     @classmethod
@@ -82,7 +81,7 @@ class Ring:
             CorruptRing: the file is not a ring, or is damaged.
             VersionMismatch: the file has another format version.
         """
-        checked = _checked(schema, capacity)
+        checked = storable(schema, capacity)
         file = RingFile(Path(path), checked, capacity)
         return cls(file.columns, checked, file)
 
@@ -196,14 +195,3 @@ class Ring:
     def _check_open(self) -> None:
         if self._is_closed:
             raise ValueError("a ring must be open to be used, this one was closed; make another")
-
-
-def _checked(schema: Schema, capacity: int) -> dict[str, Column]:
-    if capacity < 1:
-        raise SettingsError(f"a ring's capacity must be 1 row or more, got {capacity}", key="capacity")
-    if not schema:
-        raise SettingsError("a ring needs at least one column, got none")
-    for name, column in schema.items():
-        if np.dtype(column.dtype).kind not in STORED_KINDS:
-            raise SettingsError(f"column {name!r} of a ring must hold numbers, got {column.dtype}; convert it first")
-    return {name: Column(column.dtype, tuple(column.shape)) for name, column in schema.items()}

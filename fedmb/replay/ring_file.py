@@ -12,33 +12,22 @@ a machine that loses power may have written pages in any order, and rows since t
 from __future__ import annotations
 
 import fcntl
-import json
 import mmap
 import os
-import stat
 import struct
-import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 from crc32c import crc32c
 
-from fedmb.errors import AlreadyOwned, CorruptRing, SettingsError, VersionMismatch
+from fedmb.errors import CorruptRing
+from fedmb.replay.ring_layout import Layout, arrays, check_description, own, reserve
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from fedmb.batch.minibatch import Schema
 
-    from fedmb.batch.minibatch import Column, Schema
-
-MAGIC = b"FEDMBRNG"
-FORMAT = 1
-PAGE = 4096  # bytes; commit slots and data each begin on a page of their own
 SECTOR = 512  # bytes; the least a disk writes whole: one torn write cannot spoil both commit slots
-ALIGNMENT = 64  # bytes; a cache line
-MAX_DESCRIPTION = 1 << 20  # bytes; a length above this comes from a foreign file
-PREFIX = struct.Struct("<8sIII")
 COUNTS = struct.Struct("<QQQ")
 CHECKSUM = struct.Struct("<I")
 
@@ -49,29 +38,6 @@ class Commit(NamedTuple):
     sequence: int
     appended: int
     oldest: int
-
-
-class Layout:
-    """Where things lie in the file of a ring of `schema` and `capacity`."""
-
-    def __init__(self, schema: Schema, capacity: int) -> None:
-        columns = sorted(schema.items())
-        self.description = json.dumps(
-            {
-                "byteorder": sys.byteorder,
-                "capacity": capacity,
-                "columns": {name: [column.dtype, list(column.shape)] for name, column in columns},
-            }
-        ).encode()
-        self.commits = _rounded(PREFIX.size + len(self.description), PAGE)
-        self.columns: dict[str, tuple[int, Column]] = {}
-        end = self.commits + PAGE
-        for name, column in columns:
-            start = _rounded(end, ALIGNMENT)
-            self.columns[name] = (start, column)
-            row = np.dtype((column.dtype, column.shape)).itemsize
-            end = start + capacity * row
-        self.size = _rounded(end, PAGE)
 
 
 class RingFile:
@@ -95,18 +61,15 @@ class RingFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            self._lock()
+            own(self._descriptor, path)
             if os.fstat(self._descriptor).st_size > 0:
-                self._check_description()
+                check_description(self._descriptor, path, self._layout)
             self._last = self._last_commit()
             self._map = mmap.mmap(self._descriptor, self._layout.size)
         except BaseException:
             os.close(self._descriptor)
             raise
-        self.columns: dict[str, NDArray[Any]] = {
-            name: np.ndarray((capacity, *column.shape), column.dtype, buffer=self._map, offset=start)
-            for name, (start, column) in self._layout.columns.items()
-        }
+        self.columns = arrays(self._map, self._layout.columns, capacity)
 
     @property
     def last(self) -> Commit:
@@ -138,43 +101,6 @@ class RingFile:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
 
-    def _lock(self) -> None:
-        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-            raise SettingsError(f"a ring must be an ordinary file, got {self.path}; choose another path")
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AlreadyOwned(
-                f"a ring's file must have one owner, {self.path} is in use; stop the other process or choose another "
-                "path"
-            ) from error
-
-    def _check_description(self) -> None:
-        prefix = os.pread(self._descriptor, PREFIX.size, 0)
-        if len(prefix) < PREFIX.size or not prefix.startswith(MAGIC):
-            raise CorruptRing(f"{self.path} must begin as a ring does, got {prefix[:8]!r}; choose another path")
-        _, version, length, checksum = PREFIX.unpack(prefix)
-        if version != FORMAT:
-            raise VersionMismatch(
-                f"a ring's file must have format {FORMAT}, {self.path} has {version}; use the fedmb that made it or "
-                "delete it to begin with an empty memory"
-            )
-        description = os.pread(self._descriptor, min(length, MAX_DESCRIPTION), PREFIX.size)
-        if len(description) != length or crc32c(description) != checksum:
-            raise CorruptRing(
-                f"{self.path}: the description fails its checksum; delete it to begin with an empty memory"
-            )
-        if description == self._layout.description:
-            return
-        found, wanted = json.loads(description), json.loads(self._layout.description)
-        differences = [
-            f"{key} {found.get(key)} (wanted {wanted[key]})" for key in wanted if found.get(key) != wanted[key]
-        ]
-        raise SettingsError(
-            f"a ring's file must fit its settings, {self.path} has {', '.join(differences)}; go back to the former "
-            "settings, or move the file away to begin with an empty memory"
-        )
-
     def _last_commit(self) -> Commit:
         """The newer valid commit; makes the file first where that was never finished."""
         size = os.fstat(self._descriptor).st_size
@@ -189,25 +115,8 @@ class RingFile:
         return last
 
     def _make(self) -> Commit:
-        """Write the description, the first commit and room for every row."""
-        description = self._layout.description
-        first = Commit(0, 0, 0)
-        try:
-            os.pwrite(
-                self._descriptor,
-                PREFIX.pack(MAGIC, FORMAT, len(description), crc32c(description)) + description,
-                0,
-            )
-            os.pwrite(self._descriptor, _encoded(first), self._layout.commits)
-            # Without the reservation a full disk would be a SIGBUS at some later append.
-            os.posix_fallocate(self._descriptor, 0, self._layout.size)
-        except OSError as error:
-            os.ftruncate(self._descriptor, 0)
-            raise SettingsError(
-                f"a ring must fit on its disk, {self.path} needs {self._layout.size} bytes: {error.strerror}; lower "
-                "the capacity or free space",
-                key="capacity",
-            ) from error
+        first, head = Commit(0, 0, 0), self._layout.prefix + self._layout.description
+        reserve(self._descriptor, self.path, self._layout, [(0, head), (self._layout.commits, _encoded(first))])
         return first
 
 
@@ -222,7 +131,3 @@ def _decoded(slot: bytes) -> Commit | None:
     if len(checksum) < CHECKSUM.size or CHECKSUM.unpack(checksum) != (crc32c(counts),):
         return None
     return Commit(*COUNTS.unpack(counts))
-
-
-def _rounded(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

@@ -14,7 +14,8 @@ import pytest
 from fedmb.batch.minibatch import Column
 from fedmb.errors import AlreadyOwned, CorruptRing, SettingsError, VersionMismatch
 from fedmb.replay.ring import Ring
-from fedmb.replay.ring_file import ALIGNMENT, COUNTS, PREFIX, SECTOR, Layout
+from fedmb.replay.ring_file import COUNTS, SECTOR
+from fedmb.replay.ring_layout import ALIGNMENT, PREFIX, Layout
 
 SCHEMA = {"x": Column("uint8", (3,)), "y": Column("int64")}
 LAYOUT = Layout(SCHEMA, 8)

@@ -1,0 +1,196 @@
+"""What every ring's file has: a described layout, one owner, and its place on the disk.
+
+0             magic, format, length and CRC-32C of the description; the description (JSON: capacity, columns)
+commits       pages for commits
+data          the columns by name, then hidden ones, each on a 64-byte boundary
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import struct
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from crc32c import crc32c
+
+from fedmb.batch.minibatch import Column
+from fedmb.errors import AlreadyOwned, CorruptRing, SettingsError, VersionMismatch
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from fedmb.batch.minibatch import Schema
+
+MAGIC = b"FEDMBRNG"
+FORMAT = 1
+PAGE = 4096  # bytes; commits and data each begin on a page of their own
+ALIGNMENT = 64  # bytes; a cache line
+STORED_KINDS = "biufc"  # bool, integers, floats, complex: dtypes whose name says everything
+MAX_DESCRIPTION = 1 << 20  # bytes; a length above this comes from a foreign file
+PREFIX = struct.Struct("<8sIII")
+
+
+class Layout:
+    """Where things lie in the file of a ring.
+
+    Args:
+        schema: columns of every row.
+        capacity: rows.
+        magic: the first eight bytes, which tell one kind of ring from another.
+        commit_bytes: room for commits, whole pages.
+        details: what else the description says, as JSON values.
+        hidden: columns of the ring's own, behind those of the schema.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        capacity: int,
+        *,
+        magic: bytes = MAGIC,
+        commit_bytes: int = PAGE,
+        details: Mapping[str, object] | None = None,
+        hidden: Schema | None = None,
+    ) -> None:
+        columns = sorted(schema.items())
+        self.magic = magic
+        self.description = json.dumps(
+            {
+                "byteorder": sys.byteorder,
+                "capacity": capacity,
+                "columns": {name: [column.dtype, list(column.shape)] for name, column in columns},
+                **(details or {}),
+            }
+        ).encode()
+        self.commits = rounded(PREFIX.size + len(self.description), PAGE)
+        self.data = self.commits + commit_bytes
+        self._end = self.data
+        self.columns = {name: self._placed(column, capacity) for name, column in columns}
+        self.hidden = {name: self._placed(column, capacity) for name, column in sorted((hidden or {}).items())}
+        self.size = rounded(self._end, PAGE)
+
+    @property
+    def prefix(self) -> bytes:
+        """What stands in front of the description."""
+        return PREFIX.pack(self.magic, FORMAT, len(self.description), crc32c(self.description))
+
+    def _placed(self, column: Column, capacity: int) -> tuple[int, Column]:
+        start = rounded(self._end, ALIGNMENT)
+        self._end = start + capacity * np.dtype((column.dtype, column.shape)).itemsize
+        return start, column
+
+
+def storable(schema: Schema, capacity: int) -> dict[str, Column]:
+    """The schema with plain dtypes and shapes.
+
+    Raises:
+        SettingsError: capacity is below 1, there is no column, or a column is not of numbers.
+    """
+    if capacity < 1:
+        raise SettingsError(f"a ring's capacity must be 1 row or more, got {capacity}", key="capacity")
+    if not schema:
+        raise SettingsError("a ring needs at least one column, got none")
+    for name, column in schema.items():
+        if np.dtype(column.dtype).kind not in STORED_KINDS:
+            raise SettingsError(f"column {name!r} of a ring must hold numbers, got {column.dtype}; convert it first")
+    return {name: Column(column.dtype, tuple(column.shape)) for name, column in schema.items()}
+
+
+def own(descriptor: int, path: Path) -> None:
+    """Be the file's only owner until its descriptor is unlocked and closed.
+
+    Raises:
+        AlreadyOwned: another live process, or this one, owns it.
+        SettingsError: it is no ordinary file.
+    """
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise SettingsError(f"a ring must be an ordinary file, got {path}; choose another path")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise AlreadyOwned(
+            f"a ring's file must have one owner, {path} is in use; stop the other process or choose another path"
+        ) from error
+
+
+def described(descriptor: int, path: Path, magic: bytes = MAGIC) -> bytes:
+    """The description of the ring in a file.
+
+    Raises:
+        CorruptRing: the file is not such a ring, or its description is damaged.
+        VersionMismatch: the file has another format version.
+    """
+    prefix = os.pread(descriptor, PREFIX.size, 0)
+    if len(prefix) < PREFIX.size or not prefix.startswith(magic):
+        raise CorruptRing(f"{path} must begin as a ring does, got {prefix[:8]!r}; choose another path")
+    _, version, length, checksum = PREFIX.unpack(prefix)
+    if version != FORMAT:
+        raise VersionMismatch(
+            f"a ring's file must have format {FORMAT}, {path} has {version}; use the fedmb that made it or "
+            "delete it to begin with an empty memory"
+        )
+    description = os.pread(descriptor, min(length, MAX_DESCRIPTION), PREFIX.size)
+    if len(description) != length or crc32c(description) != checksum:
+        raise CorruptRing(f"{path}: the description fails its checksum; delete it to begin with an empty memory")
+    return description
+
+
+def check_description(descriptor: int, path: Path, layout: Layout) -> None:
+    """Refuse a file that was made for another layout.
+
+    Raises:
+        SettingsError: it was made for other columns, another capacity or other details.
+        CorruptRing: the file is not such a ring, or its description is damaged.
+        VersionMismatch: the file has another format version.
+    """
+    description = described(descriptor, path, layout.magic)
+    if description == layout.description:
+        return
+    found, wanted = json.loads(description), json.loads(layout.description)
+    differences = [f"{key} {found.get(key)} (wanted {wanted[key]})" for key in wanted if found.get(key) != wanted[key]]
+    raise SettingsError(
+        f"a ring's file must fit its settings, {path} has {', '.join(differences)}; go back to the former "
+        "settings, or move the file away to begin with an empty memory"
+    )
+
+
+def reserve(descriptor: int, path: Path, layout: Layout, writes: Iterable[tuple[int, bytes]]) -> None:
+    """Write these bytes at these places, and keep room on the disk for every row.
+
+    Raises:
+        SettingsError: the disk cannot hold the file; it is left empty.
+    """
+    try:
+        for at, content in writes:
+            os.pwrite(descriptor, content, at)
+        # Without the reservation a full disk would be a SIGBUS at some later append.
+        os.posix_fallocate(descriptor, 0, layout.size)
+    except OSError as error:
+        os.ftruncate(descriptor, 0)
+        raise SettingsError(
+            f"a ring must fit on its disk, {path} needs {layout.size} bytes: {error.strerror}; lower the capacity or "
+            "free space",
+            key="capacity",
+        ) from error
+
+
+def arrays(buffer: mmap.mmap, placed: Mapping[str, tuple[int, Column]], capacity: int) -> dict[str, NDArray[Any]]:
+    """Columns over a mapped file, `(capacity, ...)` each."""
+    return {
+        name: np.ndarray((capacity, *column.shape), column.dtype, buffer=buffer, offset=start)
+        for name, (start, column) in placed.items()
+    }
+
+
+def rounded(number: int, multiple: int) -> int:
+    """`number`, raised to the next multiple."""
+    return -(-number // multiple) * multiple
