@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 VERBS = ("simulate", "server", "client", "new", "check", "version")
 """Each is a function of the same name in `fedmb.cli.VERB`."""
-GROUPS = {"stream": ("run", "feed", "pack", "lag", "inspect", "schema", "replay-dlq")}
+GROUPS = {
+    "stream": ("run", "feed", "pack", "lag", "inspect", "schema", "replay-dlq"),
+    "model": ("list", "show", "export"),
+}
 """Words that may follow a verb; each is a function of the same name in `fedmb.cli.VERB.WORD`."""
 
 

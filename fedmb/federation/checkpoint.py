@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -99,24 +100,38 @@ def from_bytes(data: bytes) -> ServerState:
         CorruptCheckpoint: the bytes are not such a file.
         VersionMismatch: another format of fedmb wrote them.
     """
-    try:
-        arrays = load_safetensors(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        about = json.loads(header["__metadata__"]["fedmb"])
-        if about["format"] != FORMAT:
-            raise VersionMismatch(
-                f"a checkpoint must have format {FORMAT}, got {about['format']}; read it with the fedmb that wrote it"
-            )
-        return ServerState(
-            version=about["version"],
-            arrays=arrays,
-            ledger=Ledger.from_json(about["ledger"]),
-            positions=about["positions"],
-            convergence=about["convergence"],
-            silence=about.get("silence", {}),  # files of fedmb 0.1.0 lack this and the next
-            learnt=about.get("learnt", {}),
-            seed=about["seed"],
+    with _reading():
+        return _state(data[8 : 8 + _header_bytes(data)], load_safetensors(data))
+
+
+def _header_bytes(data: bytes) -> int:
+    """Length of a safetensors file's header, which its first eight bytes tell."""
+    return int.from_bytes(data[:8], "little")
+
+
+def _state(header: bytes, arrays: Arrays) -> ServerState:
+    about = json.loads(json.loads(header)["__metadata__"]["fedmb"])
+    if about["format"] != FORMAT:
+        raise VersionMismatch(
+            f"a checkpoint must have format {FORMAT}, got {about['format']}; read it with the fedmb that wrote it"
         )
+    return ServerState(
+        version=about["version"],
+        arrays=arrays,
+        ledger=Ledger.from_json(about["ledger"]),
+        positions=about["positions"],
+        convergence=about["convergence"],
+        silence=about.get("silence", {}),  # files of the first fedmb 0.1.0 lack this and the next
+        learnt=about.get("learnt", {}),
+        seed=about["seed"],
+    )
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn whatever bytes that are no checkpoint make a parser raise into one error."""
+    try:
+        yield
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpoint(f"a checkpoint must be a fedmb safetensors file, got: {error}") from error
 
@@ -166,6 +181,20 @@ def load(path: Path) -> ServerState:
             f"a checkpoint's bytes must have the digest in its name, {path} has {digest}; use an older generation"
         )
     return from_bytes(data)
+
+
+def load_without_arrays(path: Path) -> ServerState:
+    """Everything in a checkpoint file but the model, read from its first bytes; the digest is not checked.
+
+    Raises:
+        CorruptCheckpoint: they are not those of a checkpoint.
+        VersionMismatch: another format of fedmb wrote it.
+    """
+    with path.open("rb") as file, _reading():
+        length = _header_bytes(file.read(8))
+        if not 0 < length <= path.stat().st_size:
+            raise CorruptCheckpoint(f"a checkpoint must begin with its header, {path} does not; use another generation")
+        return _state(file.read(length), {})
 
 
 def newest(directory: Path) -> ServerState | None:

@@ -1,0 +1,1 @@
+"""Versions of a run's model: list them, say what trained one, take one out."""
