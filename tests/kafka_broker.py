@@ -90,9 +90,14 @@ class KafkaBroker:
     """Lines of server.properties beyond the minimum, such as listeners with TLS or SASL."""
     advertised: str = ""
     """host:port that clients are told, such as a proxy's; the listener's own if empty."""
+    listeners: Mapping[str, str] = field(default_factory=dict)
+    """Further ones, security protocol by name, such as SASL_SSL; `ports` says where each listens."""
+    scram: Mapping[str, str] = field(default_factory=dict)
+    """Passwords by user, for SCRAM-SHA-256 and SCRAM-SHA-512."""
 
     def __post_init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fedmb-kafka-"))
+        self.ports = {name: free_port() for name in self.listeners}
         self._controller = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -124,6 +129,9 @@ class KafkaBroker:
         if not properties.exists():
             properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
             format_ = ["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c", str(properties)]
+            for user, password in self.scram.items():
+                for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+                    format_ += ["--add-scram", f"{mechanism}=[name={user},password={password}]"]
             subprocess.run([*java, *format_], check=True, capture_output=True)
         log = (self.directory / "broker.log").open("ab")
         # A group of its own: Ctrl-C in a terminal is for the tests, who then stop it.
@@ -168,11 +176,14 @@ class KafkaBroker:
 
     def _properties(self) -> dict[str, str]:
         internal = "share.coordinator.state.topic"
+        further = "".join(f",{name}://127.0.0.1:{port}" for name, port in self.ports.items())
+        protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", **self.listeners}
         return {
             "process.roles": "broker,controller",
             "node.id": "1",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller}",
-            "advertised.listeners": f"PLAINTEXT://{self.advertised or self.address}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller}{further}",
+            "advertised.listeners": f"PLAINTEXT://{self.advertised or self.address}{further}",
+            "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
             "controller.listener.names": "CONTROLLER",
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{self._controller}",
             "log.dirs": str(self.data),

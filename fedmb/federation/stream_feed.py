@@ -12,7 +12,7 @@ from fedmb.batch.minibatch import check_columns
 from fedmb.errors import SettingsError
 from fedmb.federation.client_source import codecs, table_columns
 from fedmb.ingest.producer import Feeder
-from fedmb.ingest.stream_url import StreamUrl, open_log
+from fedmb.ingest.stream_url import StreamUrl, open_log, partitions_of
 from fedmb.section import Section
 from fedmb.training.task import TaskWithData, load_task
 
@@ -83,10 +83,17 @@ def feeder_for(settings: StreamFeed) -> Feeder:
         stream=settings.name,
     )
     stream = StreamUrl.parse(settings.url)
+    log = open_log(stream)
+    partitions = partitions_of(log, stream, absent=(0,))
+    if len(partitions) > 1:
+        raise SettingsError(
+            f"a feeder fills one partition, and {stream.topic} has {len(partitions)}; name one with &partition=",
+            key="url",
+        )
     return Feeder(
-        open_log(stream),
+        log,
         stream.topic,
-        stream.partitions[0],
+        partitions[0],
         records=drifting,
         codec=codecs(task)[0],
         rows_per_second=settings.rows_per_second,

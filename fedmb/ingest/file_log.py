@@ -138,8 +138,8 @@ class FileLog:
         names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
         return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
-    def writer(self, topic: str, partition: int) -> FileLogWriter:
-        """The writer of a partition, which is made when it does not exist.
+    def writer(self, topic: str, partition: int, *, exclusive: bool = True) -> FileLogWriter:
+        """The writer of a partition, which is made when it does not exist; it is alone in any case.
 
         Raises:
             AlreadyOwned: another live writer has it.

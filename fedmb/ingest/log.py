@@ -32,8 +32,17 @@ class LogWriter(Protocol):
 
     partition: StreamPartition
 
+    @property
+    def end_offset(self) -> int:
+        """Offset that the next record gets; -1 where others may write too."""
+        ...
+
     def append(self, value: bytes, headers: Mapping[str, bytes] | None = None) -> int:
-        """Add a record at the end and answer its offset; durable as far as the log's fsync policy says."""
+        """Add a record at the end and answer its offset; durable as far as the log's fsync policy says.
+
+        A writer over a network answers the offset that the record will get, and raises at a later call if it did
+        not; where others may write too it answers -1, for what they write is not known before the log says.
+        """
         ...
 
     def flush(self) -> None:
@@ -108,11 +117,19 @@ class Log(Protocol):
         """Numbers of the partitions that a topic has, ascending; none while it does not exist."""
         ...
 
-    def writer(self, topic: str, partition: int) -> LogWriter:
+    def writer(self, topic: str, partition: int, *, exclusive: bool = True) -> LogWriter:
         """The writer of a partition, which is made when it does not exist.
 
+        Args:
+            topic: where to.
+            partition: of it.
+            exclusive: be the only one; without, others may write too where the log can have it so, and the order
+                among writers is the log's. A file or memory log cannot.
+
         Raises:
-            AlreadyOwned: another live writer has it.
+            AlreadyOwned: another live writer has it; a log that cannot lock notices at the first record.
+            Unreachable: the log does not answer.
+            AccessDenied: we may not write there.
         """
         ...
 

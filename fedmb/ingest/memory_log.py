@@ -178,8 +178,8 @@ class MemoryLog:
         with self._shelf.changed:
             return tuple(sorted(one.partition for one in self._shelf.records if one.topic == topic))
 
-    def writer(self, topic: str, partition: int) -> MemoryLogWriter:
-        """The writer of a partition, which is made when it does not exist.
+    def writer(self, topic: str, partition: int, *, exclusive: bool = True) -> MemoryLogWriter:
+        """The writer of a partition, which is made when it does not exist; it is alone in any case.
 
         Raises:
             AlreadyOwned: another open writer has it.

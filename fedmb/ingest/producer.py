@@ -116,10 +116,11 @@ class Feeder:
 
         Raises:
             AlreadyOwned: another writer has the partition.
+            Unreachable: a log over a network took nothing for too long.
         """
         writer = self._log.writer(self._topic, self._partition)
         try:
-            offset = first = self._end_offset()
+            offset = first = writer.end_offset
             bucket = TokenBucket(self._rows_per_second)
             headers = codec_headers(self._codec)
             while offset < self._max_records and not stop.is_set():
@@ -135,11 +136,3 @@ class Feeder:
             return offset - first
         finally:
             writer.close()
-
-    def _end_offset(self) -> int:
-        reader = self._log.reader(self._topic, [self._partition])
-        try:
-            (end,) = reader.end_offsets().values()
-            return end
-        finally:
-            reader.close()
