@@ -9,19 +9,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-
-from fedmb.batch.minibatch import Column, Columns, Schema, check_columns
+from fedmb.batch.minibatch import Columns, Schema, check_columns
 from fedmb.errors import DecodeError
 from fedmb.ingest.codec import check_bounds, check_finite, check_schema, schema_id
+from fedmb.ingest.plain_rows import column_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-_KINDS: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
-_WORDS = {"b": "true or false", "i": "whole numbers", "u": "whole numbers", "f": "numbers"}
 
 
 def _refuse(rule: str, found: object) -> NoReturn:
@@ -37,38 +31,6 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         _refuse("keys of a JSON row must differ", [key for key, _ in pairs])
     return result
-
-
-def _flat(name: str, rows: list[Any], shape: tuple[int, ...]) -> list[Any]:
-    """The numbers in the nested lists of exactly `shape` that each of `rows` is, in C order."""
-    items = rows
-    for size in shape:
-        for item in items:
-            if type(item) is not list or len(item) != size:
-                _refuse(f"column {name!r} must be lists of shape {list(shape)}", item)
-        items = [inner for item in items for inner in item]
-    return items
-
-
-def _column(name: str, rows: list[Any], wanted: Column) -> NDArray[Any]:
-    dtype = np.dtype(wanted.dtype)
-    items = _flat(name, rows, wanted.shape)
-    if not set(map(type, items)) <= _KINDS[dtype.kind]:
-        found = next(item for item in items if type(item) not in _KINDS[dtype.kind])
-        _refuse(f"column {name!r} must hold {_WORDS[dtype.kind]}", repr(found))
-    if dtype.kind in "iu":
-        limits, low, high = np.iinfo(dtype), min(items), max(items)
-        if low < limits.min or high > limits.max:
-            rule = f"column {name!r} must hold whole numbers from {limits.min} to {limits.max}"
-            _refuse(rule, low if low < limits.min else high)
-    try:
-        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
-            array = np.array(items, np.float64).astype(dtype) if dtype.kind == "f" else np.array(items, dtype)
-    except OverflowError as error:
-        raise DecodeError(f"column {name!r} must fit {dtype.name}; mend the producer of the record") from error
-    if dtype.kind == "f" and not np.isfinite(array).all():
-        _refuse(f"column {name!r} must hold finite {dtype.name} numbers", items)
-    return array.reshape((len(rows), *wanted.shape))
 
 
 class JsonCodec:
@@ -137,7 +99,7 @@ class JsonCodec:
             DecodeError: one of them is not an object with exactly the schema's keys and numbers that fit.
         """
         rows = [self._parsed(value) for value in values]
-        return {name: _column(name, [row[name] for row in rows], wanted) for name, wanted in self.schema.items()}
+        return {name: column_of(name, [row[name] for row in rows], wanted) for name, wanted in self.schema.items()}
 
     def _parsed(self, value: bytes | memoryview) -> dict[str, Any]:
         if len(value) > self._max_bytes:
