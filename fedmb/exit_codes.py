@@ -36,6 +36,8 @@ class ExitCode(IntEnum):
     """A broker or registry does not answer."""
     DENIED = 13
     """A broker or registry refuses who we are."""
+    STALLED = 14
+    """A client library fell into a call that nothing ends."""
     BUG = 70
     """An error that fedmb did not foresee; the traceback stands above."""
     INTERRUPTED = 130
