@@ -105,13 +105,10 @@ class Collector:
     def collect(self, messages: Iterable[Message], state: ServerState, terms: RoundTerms) -> Cohort:
         """Send `messages`, which carry `state` and `terms`, and admit what comes back before the round closes.
 
-        Clients that rest are left out, unless nobody else could be asked; nodes that still work for an earlier round
-        are left out in any case.
+        Clients that rest are left out, and so are nodes that still work for an earlier round.
         """
         free = [one for one in messages if one.metadata.dst_node_id not in self._exchange.busy_nodes()]
         awake = [one for one in free if self._client_of_node.get(one.metadata.dst_node_id) not in terms.resting]
-        if free and not awake:
-            awake, terms = free, replace(terms, resting=())
         cohort = Cohort(state.ledger, resting=terms.resting)
         # Where a round closes early, everyone is the first to be asked in turn.
         turn = state.version % len(awake) if awake and self.closing.is_early else 0
