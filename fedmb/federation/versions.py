@@ -138,7 +138,9 @@ def shown(about: dict[str, Any]) -> str:
         letters = one["set_aside"]
         aside = "set aside: not known here" if letters is None else f"{len(letters)} set aside"
         place = f"{_place(one['from'])} to {_place(one['to'])}"
-        lines.append(f"stream      {one['partition']} {place}: {one['records']:,} records of {one['client']}, {aside}")
+        count = f"{one['records']:,} record{'s' if one['records'] != 1 else ''}"
+        of = f" of {one['client']}" if one["client"] else ""
+        lines.append(f"stream      {one['partition']} {place}: {count}{of}, {aside}")
         lines += [f"            set aside at {letter['offset']}: {letter['error']}" for letter in letters or ()]
     for one in about["tables"]:
         name = f" {one['table']}" if one["table"] else ""

@@ -2,10 +2,15 @@
 
 import socket
 
+import numpy as np
 import pytest
 
 from fedmb.cli import main
 from fedmb.exit_codes import ExitCode
+from fedmb.federation import checkpoint
+from fedmb.federation.checkpoint import ServerState
+from fedmb.federation.deployed_server import ServerSettings
+from fedmb.settings import load
 
 
 @pytest.fixture
@@ -58,6 +63,16 @@ def test_a_resumed_run_has_no_fewer_rounds(place, capsys):
     said = refused(capsys, "--port", "0", "--resume", "run", "--rounds", "4")
 
     assert "a resumed run may have more rounds than its 5, not fewer, got 4" in said
+
+
+def test_a_run_without_end_may_be_given_one(place, capsys):
+    (place / "run").mkdir()
+    (place / "run" / "config.toml").write_text('[rounds]\ncount = "forever"\n')
+    checkpoint.save(place / "run" / "checkpoints", ServerState(3, {"w": np.zeros(2)}))
+
+    assert main(["server", "--port", "0", "--resume", "run", "--rounds", "3"]) == ExitCode.OK
+    assert "rounds      3 of 3" in capsys.readouterr().out
+    assert load(ServerSettings, file=place / "run" / "config.toml").rounds.count == 3
 
 
 def test_a_run_that_never_began_cannot_go_on(place, capsys):

@@ -1,29 +1,32 @@
+import json
+import math
+import os
 import random
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
+from safetensors.numpy import save as save_safetensors
 
 from fedmb.errors import CorruptCheckpoint, VersionMismatch
 from fedmb.federation import checkpoint
-from fedmb.federation.checkpoint import ServerState
+from fedmb.federation.checkpoint import Checkpoints, ServerState
 from fedmb.ledger import Ledger, Position, StreamPartition
 
 
 def state(version=3):
     arrays = {"w": np.arange(6, dtype=np.float32).reshape(2, 3) + version, "seen": np.array(7, np.int64)}
     ledger = Ledger({StreamPartition("site", "digits", 1): Position(40, 3)})
-    return ServerState(version, arrays, ledger, {"b": {"cursor": 2}, "a": {"epoch": 1}}, seed=9)
+    learnt = {"a": {"private": 12}, "b": {"stream": 5}}
+    return ServerState(version, arrays, ledger, {"b": {"cursor": 2}, "a": {"epoch": 1}}, learnt=learnt, seed=9)
 
 
 def assert_same(one, other):
-    assert (one.version, one.ledger, one.positions, one.seed) == (
-        other.version,
-        other.ledger,
-        other.positions,
-        other.seed,
-    )
+    for name in ("version", "ledger", "positions", "silence", "learnt", "seed"):
+        assert getattr(one, name) == getattr(other, name)
     assert one.arrays.keys() == other.arrays.keys()
     assert all(
         np.array_equal(array, other.arrays[name]) and array.dtype == other.arrays[name].dtype
@@ -56,6 +59,67 @@ def test_the_newest_generation_is_found_and_two_are_kept(tmp_path):
 
     assert [version for version, _ in checkpoint.generations(tmp_path)] == [4, 5]
     assert_same(checkpoint.newest(tmp_path), state(5))
+
+
+def aged(directory, version, hours):
+    """Save a version and let its file look so many hours old."""
+    path = checkpoint.save(directory, state(version), Checkpoints(keep_hours=math.inf))
+    then = time.time() - hours * 3600
+    os.utime(path, (then, then))
+
+
+def versions(directory):
+    return [version for version, _ in checkpoint.generations(directory)]
+
+
+def test_so_many_versions_are_kept_as_asked(tmp_path):
+    for version in range(1, 9):
+        checkpoint.save(tmp_path, state(version), Checkpoints(keep=5))
+
+    assert versions(tmp_path) == [4, 5, 6, 7, 8]
+
+
+def test_versions_are_kept_by_age(tmp_path):
+    for version, hours in enumerate((9, 7, 5, 3, 1), start=1):
+        aged(tmp_path, version, hours)
+    checkpoint.save(tmp_path, state(6), Checkpoints(keep_hours=6))
+
+    assert versions(tmp_path) == [3, 4, 5, 6]
+
+
+def test_milestones_are_kept_for_good(tmp_path):
+    for version in range(1, 14):
+        checkpoint.save(tmp_path, state(version), Checkpoints(keep_every=5))
+
+    assert versions(tmp_path) == [5, 10, 12, 13]
+
+
+def test_the_newest_two_are_kept_however_old(tmp_path):
+    for version in (1, 2, 3):
+        aged(tmp_path, version, 1000)
+    checkpoint.save(tmp_path, state(4), Checkpoints(keep_hours=1))
+
+    assert versions(tmp_path) == [3, 4]
+    with pytest.raises(ValidationError):
+        Checkpoints(keep=1)
+
+
+def test_everything_but_the_model_is_read_without_it(tmp_path):
+    path = checkpoint.save(tmp_path, state())
+    found = checkpoint.load_without_arrays(path)
+
+    assert (found.ledger, found.positions, found.learnt) == (state().ledger, state().positions, state().learnt)
+    assert not found.arrays
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(CorruptCheckpoint):
+        checkpoint.load_without_arrays(path)
+
+
+def test_a_file_from_before_rows_were_counted_by_client_is_read():
+    about = {"format": 1, "version": 2, "seed": 0, "ledger": {}, "positions": {}, "convergence": {}}
+    data = save_safetensors({"w": np.zeros(1)}, metadata={"fedmb": json.dumps(about)})
+
+    assert (checkpoint.from_bytes(data).learnt, checkpoint.from_bytes(data).silence) == ({}, {})
 
 
 def test_nothing_saved_is_no_error(tmp_path):

@@ -1,11 +1,14 @@
 """A server's error keeps its class on the way through Flower, which hands on its text alone."""
 
+import math
+
 import pytest
 
 from fedmb import errors
 from fedmb.federation.deployed_server import ServerSettings, failure_from, named_failures
+from fedmb.federation.rounds import count_from
 from fedmb.launch import bundle
-from fedmb.settings import load
+from fedmb.settings import load, to_toml
 
 
 @pytest.mark.parametrize(
@@ -30,3 +33,19 @@ def test_an_error_of_another_kind_is_left_as_it_is():
 
 def test_the_documented_defaults_are_the_defaults():
     assert load(ServerSettings, file=bundle() / "server" / "server.toml") == ServerSettings()
+
+
+def test_a_run_may_have_no_last_round(tmp_path):
+    wanted = load(ServerSettings, overrides=["rounds.count=forever"])
+    (tmp_path / "again.toml").write_text(to_toml(wanted))
+
+    assert wanted.rounds.is_endless
+    assert wanted.rounds.last == math.inf
+    assert load(ServerSettings, file=tmp_path / "again.toml") == wanted
+    assert load(ServerSettings, explicit={"rounds.count": count_from("7")}).rounds.last == 7
+
+
+@pytest.mark.parametrize("wrong", ["always", "0", "-3", "2.5"])
+def test_another_number_of_rounds_is_refused(wrong):
+    with pytest.raises(errors.SettingsError, match=r"rounds\.count must be .*, got"):
+        load(ServerSettings, explicit={"rounds.count": count_from(wrong)})

@@ -39,3 +39,12 @@ def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path):
     text = summary(run, state, rounds=Rounds(count=30), seconds=2.0, verb="simulate")
 
     assert f"fedmb simulate --resume {run.path}" in text
+
+
+def test_a_run_without_end_says_how_many_rounds_it_has_had(tmp_path):
+    run, state = finished_run(tmp_path / "run", 2)
+
+    text = summary(run, state, rounds=Rounds(count="forever"), seconds=2.0, verb="server")
+
+    assert "rounds      2 so far, without end" in text
+    assert f"fedmb server --resume {run.path}" in text

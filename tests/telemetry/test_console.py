@@ -12,9 +12,9 @@ def report(**fields):
     return RoundReport(**{**known, "lag": 17, "clients": 2, **fields})
 
 
-def shown(*reports):
+def shown(*reports, total=5):
     screen = io.StringIO()
-    table = LiveTable(Console(file=screen, width=120), total=5)
+    table = LiveTable(Console(file=screen, width=120), total=total)
     for one in reports:
         table.report(one)
     table.close()
@@ -37,6 +37,33 @@ def test_every_column_stands_under_its_name():
 
 def test_a_client_that_was_left_out_is_named_with_its_reason():
     assert "site-7 left out: its disk is full" in shown(report(rejected={"site-7": "its disk is full"}))
+
+
+def test_clients_with_nothing_new_are_named_when_they_change():
+    quiet = [(), ("a",), ("a",), ("a", "b"), ()]
+    lines = [line.strip() for line in shown(*(report(skipped=names) for names in quiet)).splitlines()]
+
+    assert [line for line in lines if "new" in line] == [
+        "nothing new from a",
+        "nothing new from a, b",
+        "every client has new rows",
+    ]
+
+
+def test_a_run_without_end_shows_no_total():
+    text = shown(report(round=41), total=None)
+
+    assert "41" in text.splitlines()[-1]
+    assert "/" not in text.splitlines()[-1].partition("0:00")[0]
+
+
+def test_what_closed_a_round_early_is_logged(caplog):
+    with caplog.at_level(logging.INFO):
+        LogLines().report(report(closed_by="rows", skipped=("a", "b")))
+        LogLines().report(report())
+
+    assert caplog.messages[0].endswith("closed_by=rows skipped=a,b")
+    assert "closed_by" not in caplog.messages[1]
 
 
 def test_without_a_terminal_a_round_is_one_log_line(caplog):
