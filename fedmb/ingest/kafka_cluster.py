@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 UNKNOWN_TOPIC, LEADER_MISSING, TOO_LARGE, TOPIC_DENIED, GROUP_DENIED, CLUSTER_DENIED = 3, 5, 10, 29, 30, 31
 TOPIC_EXISTS, BAD_REPLICATION, POLICY_VIOLATION, BATCH_TOO_LARGE = 36, 38, 44, 18
 _DENIED = {TOPIC_DENIED, GROUP_DENIED, CLUSTER_DENIED}
+_MESSAGE_BYTES_KEY = "max.message.bytes"
 _MESSAGE_BYTES = 1048588  # the broker's default for max.message.bytes, assumed where we may not ask
 
 
@@ -86,10 +87,15 @@ class KafkaCluster:
                 self._refuse(found["error_code"], f"see {topic}", f"DESCRIBE on the topic {topic}")
             return tuple(sorted(partition["partition_index"] for partition in found["partitions"]))
 
-    def create(self, topic: str) -> None:
-        """Make a topic as the connection's `create_...` say, and wait until it can be written to.
+    def create(self, topic: str, *, partitions: int, message_bytes: int | None = None) -> None:
+        """Make a topic with the connection's `create_replication`, and wait until it can be written to.
 
         One that another client makes at the same moment is as good.
+
+        Args:
+            topic: its name.
+            partitions: how many it gets.
+            message_bytes: longest batch that it takes; the cluster's default if None.
 
         Raises:
             AccessDenied: we may not.
@@ -98,10 +104,12 @@ class KafkaCluster:
         """
         from kafka.errors import InvalidReplicationFactorError, PolicyViolationError, TopicAlreadyExistsError
 
-        wanted = {
-            "num_partitions": self._connection.create_partitions,
+        wanted: dict[str, object] = {
+            "num_partitions": partitions,
             "replication_factor": self._connection.create_replication,
         }
+        if message_bytes is not None:
+            wanted["configs"] = {_MESSAGE_BYTES_KEY: str(message_bytes)}
         with self._asking(f"make {topic}", f"CREATE on the topic {topic}, or make it with kafka-topics"):
             try:
                 self._admin.create_topics({topic: wanted})
@@ -113,6 +121,20 @@ class KafkaCluster:
                     "create_replication to the number of brokers at most, or make the topic with kafka-topics",
                     key="create_replication",
                 ) from error
+            self._admin.wait_for_topics([topic])
+
+    def extend(self, topic: str, partitions: int) -> None:
+        """Give a topic more partitions, so that it has this many.
+
+        Raises:
+            AccessDenied: we may not.
+            Unreachable: no answer.
+        """
+        from kafka.errors import InvalidPartitionsError
+
+        doing, operations = f"add partitions to {topic}", f"ALTER on the topic {topic}"
+        with self._asking(doing, operations), contextlib.suppress(InvalidPartitionsError):  # another client was faster
+            self._admin.create_partitions({topic: partitions})
             self._admin.wait_for_topics([topic])
 
     def end_offset(self, topic: str, partition: int) -> int:
@@ -130,18 +152,19 @@ class KafkaCluster:
             return int(self._admin.list_partition_offsets({place: latest})[place].offset)
 
     def message_bytes(self, topic: str) -> int:
-        """Longest batch that a topic takes; Kafka's default where we may not ask.
+        """Longest batch that a topic takes; Kafka's default where we may not ask, or there is no such topic.
 
         Raises:
             Unreachable: no answer.
         """
         from kafka.admin import ConfigResource
 
-        key = "max.message.bytes"
+        key = _MESSAGE_BYTES_KEY
         with contextlib.suppress(AccessDenied), self._asking(f"see {topic}", "DESCRIBE_CONFIGS"):
             asked = [ConfigResource("topic", topic, {key: None})]
             found = self._admin.describe_configs(asked, config_filter="all")
-            return int(found["topic"][topic][key]["value"])
+            if key in found["topic"][topic]:
+                return int(found["topic"][topic][key]["value"])
         return _MESSAGE_BYTES
 
     def close(self) -> None:

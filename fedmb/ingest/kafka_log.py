@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from fedmb.errors import SettingsError
+from fedmb.ingest.dead_letter import SUFFIX
 from fedmb.ingest.kafka_cluster import KafkaCluster
 from fedmb.ingest.kafka_outbox import open_outbox
 from fedmb.ingest.kafka_writer import KafkaLogWriter
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from fedmb.ingest.kafka_connection import KafkaConnection
     from fedmb.ingest.kafka_reader import KafkaReader
+
+LETTER_BYTES = 64 << 10  # what a dead letter may be longer than its record, by the headers that say where and why
 
 
 class KafkaLog:
@@ -74,21 +77,34 @@ class KafkaLog:
         """
         name = stream_partition(self.id, topic, partition)
         with closing(KafkaCluster(self.connection)) as cluster:
-            numbers = cluster.partitions(topic)
-            if not numbers:
-                cluster.create(topic)
-                numbers = cluster.partitions(topic)
-            if partition not in numbers:
-                raise SettingsError(
-                    f"a partition must be one of the {len(numbers)} of {topic}, got {partition}; count from 0, or add "
-                    "partitions with kafka-topics (create_partitions says how many a new topic gets)",
-                    key="partition",
-                )
+            self._provide(cluster, topic, partition)
             end = cluster.end_offset(topic, partition) if exclusive else None
             most = cluster.message_bytes(topic)
         return KafkaLogWriter(
             name, self.connection, open_outbox(name, self.connection, message_bytes=most), end=end, message_bytes=most
         )
+
+    def _provide(self, cluster: KafkaCluster, topic: str, partition: int) -> None:
+        """Make the topic where it does not exist; one of dead letters is as wide as the topic that they come from."""
+        numbers = cluster.partitions(topic)
+        if partition in numbers:
+            return
+        wanted, of_letters = self.connection.create_partitions, topic.endswith(SUFFIX)
+        if of_letters:
+            wanted = max(partition + 1, len(cluster.partitions(topic.removesuffix(SUFFIX))))
+        if not numbers:
+            most = cluster.message_bytes(topic.removesuffix(SUFFIX)) + LETTER_BYTES if of_letters else None
+            cluster.create(topic, partitions=wanted, message_bytes=most)
+            numbers = cluster.partitions(topic)
+        elif of_letters:  # the topic was given more partitions since
+            cluster.extend(topic, wanted)
+            numbers = cluster.partitions(topic)
+        if partition not in numbers:
+            raise SettingsError(
+                f"a partition must be one of the {len(numbers)} of {topic}, got {partition}; count from 0, or add "
+                "partitions with kafka-topics (create_partitions says how many a new topic gets)",
+                key="partition",
+            )
 
     def reader(self, topic: str, partitions: Sequence[int]) -> KafkaReader:
         """A reader that starts at offset 0 of each partition; partitions may not exist yet.
