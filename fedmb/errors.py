@@ -5,6 +5,7 @@
      ├─ DecodeError       bytes of a record are not what its codec promises
      ├─ ShapeError        columns or arrays differ from the schema they must follow
      ├─ NotEnoughData     a source or buffer holds fewer rows than were asked for
+     ├─ NotEnoughRoom     a ring was given more rows than it has room for
      ├─ StaleUpdate       an update does not start where the model's ledger stands
      ├─ VersionMismatch   two processes, or a file and its reader, speak different versions
      ├─ CorruptLog        a log segment holds bytes that its checksum refutes
@@ -50,6 +51,10 @@ class ShapeError(FedmbError, ValueError):
 
 class NotEnoughData(FedmbError):  # noqa: N818  # the condition's name is the error's name, here and below
     """A source or buffer holds fewer rows than were asked for."""
+
+
+class NotEnoughRoom(FedmbError):  # noqa: N818
+    """A ring was given more rows than it has room for; whoever writes asks first and waits."""
 
 
 class StaleUpdate(FedmbError):  # noqa: N818

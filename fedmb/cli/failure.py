@@ -22,6 +22,7 @@ CODES: dict[type[errors.FedmbError], ExitCode] = {
     errors.DecodeError: ExitCode.DATA,
     errors.ShapeError: ExitCode.DATA,
     errors.NotEnoughData: ExitCode.DATA,
+    errors.NotEnoughRoom: ExitCode.FAILED,
     errors.StaleUpdate: ExitCode.STALE,
     errors.VersionMismatch: ExitCode.VERSION,
     errors.CorruptLog: ExitCode.CORRUPT,
