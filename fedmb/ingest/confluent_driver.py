@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fedmb.ingest.kafka_connection import KafkaConnection
 
 REQUEST_SECONDS = 10.0  # a frozen broker's connection is given up after this, and asked for anew
-FETCH_WAIT_SECONDS = 0.5  # a fetch waits so long at the broker for a record to come
+FETCH_WAIT_SECONDS = 0.1  # a fetch waits so long at the broker for a record to come; a seek waits for it to end
 METADATA_SECONDS = 1.0  # a topic that does not exist yet is looked for so often
 
 _log = logging.getLogger(__name__)

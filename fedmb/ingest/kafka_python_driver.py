@@ -5,6 +5,7 @@ Deserializers are never passed: one that refuses a record leaves the library's c
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from operator import itemgetter
@@ -19,6 +20,7 @@ from kafka.errors import (
     LogTruncationError,
     OffsetOutOfRangeError,
     SaslAuthenticationFailedError,
+    UnknownTopicOrPartitionError,
     UnsupportedCodecError,
 )
 from kafka.structs import OffsetAndMetadata
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
     from fedmb.ingest.kafka_connection import KafkaConnection
 
-FETCH_WAIT_SECONDS = 0.5  # a fetch waits so long at the broker for a record to come
+FETCH_WAIT_SECONDS = 0.1  # a fetch waits so long at the broker for a record to come; a seek waits for it to end
 CLOSE_SECONDS = 1.0  # for leaving a group
 
 _log = logging.getLogger(__name__)
@@ -225,7 +227,8 @@ class KafkaPythonDriver:
             known = cluster.partitions_for_topic(self._topic) or set()
             if attempt or known >= set(partitions):
                 break
-            manager.run(manager.wait_for, cluster.request_update(), int(timeout_seconds * 1000))
+            with contextlib.suppress(UnknownTopicOrPartitionError):
+                manager.run(manager.wait_for, cluster.request_update(), int(timeout_seconds * 1000))
         return known & set(partitions)
 
 
