@@ -22,11 +22,13 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from fedmb.batch.dataset import DatasetSource
+from fedmb.batch.dataset import dataset_source
 from fedmb.batch.table import TableSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from fedmb.batch.source import BatchSource
 
 STOCK = "DataLoader, workers 0"
 OURS = "TableSource"
@@ -71,7 +73,7 @@ def tables(quick: bool) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def drained(source: TableSource | DatasetSource, size: int, *, as_tensors: bool = False) -> Iterator[int]:
+def drained(source: BatchSource, size: int, *, as_tensors: bool = False) -> Iterator[int]:
     """Rows of each batch, for ever."""
     while True:
         batch = source.take(size)
@@ -102,7 +104,7 @@ def loaders(columns: dict[str, np.ndarray], size: int) -> dict[str, Callable[[],
 
     def dataset() -> Iterator[int]:
         rows = list(zip(*columns.values(), strict=True))
-        return drained(DatasetSource(rows, seed=0, client="a", names=list(columns)), size)
+        return drained(dataset_source(rows, seed=0, client="a", names=list(columns)), size)
 
     return {
         STOCK: lambda: epochs(DataLoader(stock, batch_size=size, shuffle=True)),
@@ -110,7 +112,7 @@ def loaders(columns: dict[str, np.ndarray], size: int) -> dict[str, Callable[[],
         "DataLoader, batched index": lambda: batched_index(0),
         "DataLoader, batched index, workers 2": lambda: batched_index(2),
         "DataLoader, __getitems__": batched_fetch,
-        "DatasetSource": dataset,
+        "dataset_source": dataset,
         OURS: lambda: drained(TableSource(columns, seed=0, client="a"), size),
         "TableSource + tensors": lambda: drained(TableSource(columns, seed=0, client="a"), size, as_tensors=True),
     }

@@ -1,6 +1,10 @@
 """Mini-batches of rows of similar length, so that little of a batch is padding.
 
 shuffle the epoch -> cut it into pools of `pool` batches -> sort each pool by length -> batch -> shuffle the batches
+
+At rest such rows may lie in a table like any other, padded to one length: `tokens` of shape `(examples, longest, ...)`
+beside a bool `tokens_mask` of shape `(examples, longest)`, False from the row's end on. `unpadded` takes the padding
+off.
 """
 
 from __future__ import annotations
@@ -8,11 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
-from fedmb.batch.collate import ANY_LENGTH, MASK_SUFFIX, Ragged
+from fedmb.batch.collate import ANY_LENGTH, MASK_SUFFIX, Ragged, padded_names
 from fedmb.batch.minibatch import Column, Columns, MiniBatch, Schema, check_columns, schema_of
 from fedmb.batch.table import TableSource, batch_rows
 from fedmb.errors import SettingsError, ShapeError
+from fedmb.section import Section
 from fedmb.seeding import generator
 
 if TYPE_CHECKING:
@@ -23,6 +29,38 @@ if TYPE_CHECKING:
     from fedmb.batch.source import SourcePosition
 
 POSITION_KEYS = {"epoch", "start", "cuts"}
+
+
+class Bucketing(Section):
+    """Mini-batches of rows of similar length; units count tokens, so that a row weighs as much as it is long."""
+
+    by: str | None = None
+    """Padded column whose lengths sort and weigh the rows; left out, the table's first."""
+    pool: int = Field(default=32, ge=1)
+    """Batches whose rows are sorted together; 1 is plain shuffling, and the more, the less padding."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens in a batch, padding included; left out, the number of rows alone says how large a batch is."""
+
+    def source(self, columns: Columns, *, seed: int, client: str) -> Buckets:
+        """Mini-batches of a padded table, as the module describes it; other columns come along.
+
+        Raises:
+            SettingsError: no column is padded, or not that of `by`, or a row alone exceeds `max_tokens`.
+            ShapeError: a row goes on behind its padding.
+        """
+        names = padded_names(schema_of(columns))
+        if not names or self.by not in {None, *names}:
+            raise SettingsError(
+                f"buckets need a padded column with a mask{f', {self.by} and {self.by}_mask' if self.by else ''}, this "
+                f"table has {', '.join(names) or 'none'} of {', '.join(columns)}; choose rows.buckets.by, or leave "
+                "rows.buckets out",
+                key="rows.buckets",
+            )
+        first = self.by or names[0]
+        ragged = {name: unpadded(columns, name) for name in (first, *(name for name in names if name != first))}
+        masks = {name + MASK_SUFFIX for name in names}
+        fixed = {name: array for name, array in columns.items() if name not in masks and name not in ragged}
+        return Buckets(ragged, fixed, pool=self.pool, max_tokens=self.max_tokens, seed=seed, client=client)
 
 
 class Buckets:
@@ -37,13 +75,13 @@ class Buckets:
         ragged: columns of rows of different lengths; the first one's length sorts the rows.
         columns: further columns of as many rows, such as labels.
         pool: batches in a pool; 1 is plain shuffling, and the more, the less padding and the less chance in a batch.
-        tokens: most tokens in a batch, padding included, by the first ragged column; batches then hold fewer rows the
-            longer these are.
+        max_tokens: most tokens in a batch, padding included, by the first ragged column; batches then hold fewer rows
+            the longer these are.
         seed: the run's seed.
         client: name or number of this site.
 
     Raises:
-        SettingsError: a number is out of range, or a row alone exceeds `tokens`.
+        SettingsError: a number is out of range, or a row alone exceeds `max_tokens`.
         ShapeError: columns differ in length, or there is none.
 
     Source: pools as in torchtext's BucketIterator; token budgets as in Vaswani et al. 2017, arXiv:1706.03762,
@@ -56,7 +94,7 @@ class Buckets:
         columns: Columns | None = None,
         *,
         pool: int = 32,
-        tokens: int | None = None,
+        max_tokens: int | None = None,
         seed: int,
         client: str | int,
     ) -> None:
@@ -73,13 +111,14 @@ class Buckets:
         if len(rows) > 1:
             raise ShapeError(f"columns must be of equal length, got lengths {sorted(rows)}; drop what has no row")
         longest = int(self._lengths.max(initial=0))
-        if tokens is not None and tokens < longest:
+        if max_tokens is not None and max_tokens < longest:
             raise SettingsError(
-                f"a token budget must cover the longest row, {longest} tokens, got {tokens}; raise it or truncate rows",
-                key="tokens",
+                f"a token budget must cover the longest row, {longest} tokens, got {max_tokens}; raise it or truncate "
+                "rows",
+                key="max_tokens",
             )
         self._pool = pool
-        self._tokens = tokens
+        self._max_tokens = max_tokens
         self._seed = int(seed)
         self._client = client
         self._order = TableSource({"row": np.arange(len(self._lengths))}, seed=seed, client=client, tail="keep")
@@ -175,13 +214,13 @@ class Buckets:
 
     def _bounds(self, lengths: NDArray[np.int64], size: int) -> list[int]:
         """Where sorted rows of these lengths are cut into batches."""
-        if self._tokens is None:
+        if self._max_tokens is None:
             num_batches = -(-len(lengths) // size)
             level, longer = divmod(len(lengths), num_batches)
             return [place * level + min(place, longer) for place in range(1, num_batches)]
         bounds, first = [], 0
         for place, length in enumerate(lengths.tolist()):  # sorted: the row at hand is the longest of its batch
-            if place > first and (place - first == size or (place - first + 1) * length > self._tokens):
+            if place > first and (place - first == size or (place - first + 1) * length > self._max_tokens):
                 bounds.append(place)
                 first = place
         return bounds
@@ -192,6 +231,21 @@ class Buckets:
             columns[name], columns[name + MASK_SUFFIX] = column.padded(rows)
         columns |= {name: column.take(rows, axis=0) for name, column in self._columns.items()}
         return MiniBatch(columns, units=self._lengths[rows].astype(np.float32), origins={"private": len(rows)})
+
+
+def unpadded(columns: Columns, name: str) -> Ragged:
+    """The rows of a padded column without their padding, copied.
+
+    Raises:
+        ShapeError: a row goes on behind its padding.
+    """
+    values, mask = columns[name], columns[name + MASK_SUFFIX]
+    if (mask[:, 1:] > mask[:, :-1]).any():
+        raise ShapeError(
+            f"padding must stand at a row's end, column {name!r} goes on behind it in row "
+            f"{int(np.flatnonzero((mask[:, 1:] > mask[:, :-1]).any(axis=1))[0])}; shift the tokens to the left"
+        )
+    return Ragged(values[mask], np.concatenate([np.zeros(1, np.int64), np.cumsum(mask.sum(axis=1, dtype=np.int64))]))
 
 
 def _schema(ragged: Mapping[str, Ragged], columns: Columns) -> dict[str, Column]:

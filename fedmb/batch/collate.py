@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedmb.batch.minibatch import MiniBatch
+from fedmb.batch.minibatch import MiniBatch, Schema
 from fedmb.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -125,6 +125,15 @@ class Ragged:
         return out, mask
 
 
+def padded_names(schema: Schema) -> tuple[str, ...]:
+    """Columns of a schema whose rows differ in length: `tokens` where there is a bool `tokens_mask` as long."""
+    return tuple(
+        name
+        for name, column in schema.items()
+        if column.shape and (mask := schema.get(name + MASK_SUFFIX)) and mask == ("bool", column.shape[:1])
+    )
+
+
 def array_of(value: Any) -> NDArray[Any]:  # whatever a dataset's row holds
     """An array, number or tensor as a NumPy array.
 
@@ -190,12 +199,13 @@ def padded(
     *,
     ragged: Sequence[str],
     names: Sequence[str] | None = None,
-    length: int | None = None,
+    length: int | Mapping[str, int] | None = None,
     fill: float = 0,
 ) -> MiniBatch:
     """A batch of rows whose `ragged` columns differ in length: padded and masked as the module describes.
 
-    Units are the tokens of the first ragged column. For arguments see `columns_of` and `Ragged.padded`.
+    Units are the tokens of the first ragged column. For arguments see `columns_of` and `Ragged.padded`; `length` may
+    be one for each ragged column.
 
     Raises:
         ShapeError: a ragged column is missing, or its rows differ in more than their length.
@@ -206,7 +216,8 @@ def padded(
     columns, every = {}, np.arange(len(rows))
     for name, arrays in values.items():
         if name in ragged:
-            columns[name], columns[name + MASK_SUFFIX] = Ragged.of(arrays).padded(every, length=length, fill=fill)
+            width = length.get(name) if isinstance(length, Mapping) else length
+            columns[name], columns[name + MASK_SUFFIX] = Ragged.of(arrays).padded(every, length=width, fill=fill)
         else:
             columns[name] = _stacked(name, arrays)
     return MiniBatch(columns, units=columns[ragged[0] + MASK_SUFFIX].sum(axis=1, dtype=np.float32))

@@ -15,13 +15,13 @@ equal length like any other, can be split into micro-batches without changing th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from fedmb.batch.gathered import GatheredSource
 from fedmb.batch.minibatch import Column, Columns, MiniBatch, Schema
-from fedmb.batch.table import TableSource, Tail
 from fedmb.errors import SettingsError, ShapeError
 from fedmb.seeding import generator
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedmb.batch.source import SourcePosition
+    from fedmb.batch.table import Tail
 
 ALL: Literal["all"] = "all"
 FanOut: TypeAlias = int | Literal["all"]
@@ -40,9 +41,15 @@ FanOut: TypeAlias = int | Literal["all"]
 class Neighbourhoods(Protocol):
     """Draws neighbours."""
 
-    num_nodes: int
-    largest: int
-    """Neighbours of the node that has most."""
+    @property
+    def num_nodes(self) -> int:
+        """Nodes, those without neighbours too."""
+        ...
+
+    @property
+    def largest(self) -> int:
+        """Neighbours of the node that has most."""
+        ...
 
     def sample(
         self, nodes: NDArray[np.int64], fan_out: int, random: np.random.Generator
@@ -114,124 +121,109 @@ class Graph:
         return found, mask
 
 
-class GraphSource:
-    """Mini-batches of seed nodes, each with sampled neighbours as the module describes; a `BatchSource`.
+@dataclass(frozen=True, slots=True)
+class NeighbourTrees:
+    """Seeds with sampled neighbourhoods as columns, the way the module describes.
 
-    The order of seeds is that of a `TableSource`; neighbours are drawn anew in every epoch. Trees repeat a node that
-    several seeds share, so the memory of a batch grows with the product of the fan-outs.
+    Trees repeat a node that several seeds share, so their memory grows with the product of the fan-outs.
 
     Args:
         graph: a `Graph`, or other `Neighbourhoods`.
         fan_outs: neighbours a node at each hop; `[25, 10]` is the paper's choice, `["all"]` one exact layer.
         features: columns over all nodes, `(nodes, ...)`, gathered for seeds and neighbours.
         targets: columns over all nodes, gathered for seeds only.
+
+    Raises:
+        SettingsError: a fan-out is below 1.
+        ShapeError: a column is not one row a node, or two would have one name.
+
+    Source: GraphSAGE, Hamilton et al. 2017, arXiv:1706.02216, algorithm 2 of appendix A.
+    """
+
+    graph: Neighbourhoods
+    fan_outs: Sequence[FanOut]
+    features: Columns
+    targets: Columns = field(default_factory=dict)
+    widths: tuple[int, ...] = field(init=False)
+    """Fan-outs in numbers."""
+
+    def __post_init__(self) -> None:
+        if not self.fan_outs or any(one != ALL and (type(one) is not int or one < 1) for one in self.fan_outs):
+            raise SettingsError(f"fan-outs must be 1 or more, or 'all', got {list(self.fan_outs)}", key="fan_outs")
+        largest = max(1, self.graph.largest)
+        object.__setattr__(self, "widths", tuple(largest if one == ALL else int(one) for one in self.fan_outs))
+        for name, array in {**self.features, **self.targets}.items():
+            if len(array) != self.graph.num_nodes or array.dtype.hasobject:
+                raise ShapeError(
+                    f"column {name!r} must hold a row for each of {self.graph.num_nodes} nodes, got {array.dtype} of "
+                    f"shape {array.shape}; order it by node number"
+                )
+        names = [name for name, _ in self._entries()]
+        if len(set(names)) < len(names):
+            raise ShapeError(f"features, targets and hops need names of their own, got {sorted(names)}; rename")
+
+    @property
+    def schema(self) -> Schema:
+        """Columns of every batch."""
+        return dict(self._entries())
+
+    def columns(self, nodes: NDArray[np.int64], random: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """The trees of some seeds `(examples,)`, neighbours drawn by `random`."""
+        columns = {name: array.take(nodes, axis=0) for name, array in {**self.features, **self.targets}.items()}
+        columns["node"] = nodes
+        present = np.ones(len(nodes), np.bool_)
+        for hop, fan_out in enumerate(self.widths, start=1):
+            found, mask = self.graph.sample(nodes.ravel(), fan_out, random)
+            nodes = found.reshape(*nodes.shape, fan_out)
+            present = mask.reshape(nodes.shape) & present[..., None]
+            nodes[~present] = 0  # neighbours of padding are padding
+            columns[f"hop_{hop}"] = nodes
+            columns[f"hop_{hop}_mask"] = present
+            for name, array in self.features.items():
+                gathered = array.take(nodes, axis=0)
+                gathered[~present] = 0
+                columns[f"{name}_{hop}"] = gathered
+        return columns
+
+    def _entries(self) -> list[tuple[str, Column]]:
+        entries = [("node", Column("int64"))]
+        entries += [(name, Column(a.dtype.name, a.shape[1:])) for name, a in self.features.items()]
+        entries += [(name, Column(a.dtype.name, a.shape[1:])) for name, a in self.targets.items()]
+        for hop in range(1, len(self.widths) + 1):
+            tree = self.widths[:hop]
+            entries += [(f"hop_{hop}", Column("int64", tree)), (f"hop_{hop}_mask", Column("bool", tree))]
+            entries += [(f"{n}_{hop}", Column(a.dtype.name, (*tree, *a.shape[1:]))) for n, a in self.features.items()]
+        return entries
+
+
+def graph_source(
+    trees: NeighbourTrees,
+    *,
+    nodes: NDArray[Any] | None = None,
+    seed: int,
+    client: str | int,
+    tail: Tail = "balance",
+) -> GatheredSource:
+    """Mini-batches of seeds with their trees, seeds in the order of a `TableSource`, trees drawn anew in every epoch.
+
+    Args:
+        trees: makes the columns.
         nodes: numbers of the seeds; None is every node.
         seed: the run's seed.
         client: name or number of this site.
         tail: see `TableSource`.
 
     Raises:
-        SettingsError: a fan-out is below 1, there is no seed, or seed or tail are out of range.
-        ShapeError: a column is not one row a node, or two would have one name.
-
-    Source: GraphSAGE, Hamilton et al. 2017, arXiv:1706.02216, algorithm 2 of appendix A.
+        SettingsError: there is no seed, or seed or tail are out of range.
+        ShapeError: a seed is no node.
     """
+    num_nodes = trees.graph.num_nodes
+    seeds = np.arange(num_nodes) if nodes is None else np.asarray(nodes, np.int64)
+    if seeds.size and not 0 <= seeds.min() <= seeds.max() < num_nodes:
+        raise ShapeError(f"seeds must be nodes 0 to {num_nodes - 1}, got {seeds.min()} to {seeds.max()}")
 
-    def __init__(
-        self,
-        graph: Neighbourhoods,
-        fan_outs: Sequence[FanOut],
-        features: Columns,
-        *,
-        targets: Columns | None = None,
-        nodes: NDArray[Any] | None = None,
-        seed: int,
-        client: str | int,
-        tail: Tail = "balance",
-    ) -> None:
-        if not fan_outs or any(fan_out != ALL and (type(fan_out) is not int or fan_out < 1) for fan_out in fan_outs):
-            raise SettingsError(f"fan-outs must be 1 or more, or 'all', got {list(fan_outs)}", key="fan_outs")
-        for name, array in {**features, **(targets or {})}.items():
-            if len(array) != graph.num_nodes or array.dtype.hasobject:
-                raise ShapeError(
-                    f"column {name!r} must hold a row for each of {graph.num_nodes} nodes, got {array.dtype} of shape "
-                    f"{array.shape}; order it by node number"
-                )
-        seeds = np.arange(graph.num_nodes) if nodes is None else np.asarray(nodes, np.int64)
-        if seeds.size and not 0 <= seeds.min() <= seeds.max() < graph.num_nodes:
-            raise ShapeError(f"seeds must be nodes 0 to {graph.num_nodes - 1}, got {seeds.min()} to {seeds.max()}")
-        self._graph = graph
-        self._fan_outs = [max(1, graph.largest) if fan_out == ALL else int(fan_out) for fan_out in fan_outs]
-        self._features = dict(features)
-        self._targets = dict(targets or {})
-        self._seed = int(seed)
-        self._client = client
-        self._order = TableSource({"node": seeds}, seed=seed, client=client, tail=tail)
-        self._schema = self._named_schema()
+    def gather(numbers: NDArray[np.int64], place: SourcePosition) -> MiniBatch:
+        random = generator(seed, client, place["epoch"], place["cursor"], "neighbours")
+        return MiniBatch(trees.columns(numbers, random))
 
-    @property
-    def schema(self) -> Schema:
-        """Columns of every batch."""
-        return self._schema
-
-    @property
-    def examples_per_epoch(self) -> float:
-        """Seeds."""
-        return self._order.examples_per_epoch
-
-    def take(self, size: int) -> MiniBatch:
-        """The next seeds of this epoch with their neighbours, at most `size` seeds.
-
-        Raises:
-            ValueError: `size` is below 1.
-            SettingsError: `size` exceeds the seeds under tail "drop".
-        """
-        batch = self._order.take(size)
-        seeds = batch.columns["node"]
-        after = self._order.position()
-        random = generator(self._seed, self._client, after["epoch"], after["cursor"], "neighbours")
-        columns = {name: array.take(seeds, axis=0) for name, array in {**self._features, **self._targets}.items()}
-        columns["node"] = seeds
-        nodes, present = seeds, np.ones(len(seeds), np.bool_)
-        for hop, fan_out in enumerate(self._fan_outs, start=1):
-            found, mask = self._graph.sample(nodes.ravel(), fan_out, random)
-            nodes = found.reshape(*nodes.shape, fan_out)
-            present = mask.reshape(nodes.shape) & present[..., None]
-            nodes[~present] = 0  # neighbours of padding are padding
-            columns[f"hop_{hop}"] = nodes
-            columns[f"hop_{hop}_mask"] = present
-            for name, array in self._features.items():
-                gathered = array.take(nodes, axis=0)
-                gathered[~present] = 0
-                columns[f"{name}_{hop}"] = gathered
-        return MiniBatch(columns, origins=batch.origins)
-
-    def position(self) -> SourcePosition:
-        """Epoch and seeds of it already given, as a `TableSource` has."""
-        return self._order.position()
-
-    def seek(self, position: SourcePosition) -> None:
-        """Go to a position that `position()` gave; an empty one is the beginning.
-
-        Raises:
-            ValueError: it has other keys, or the cursor lies outside the seeds.
-        """
-        self._order.seek(position)
-
-    def close(self) -> None:
-        """Nothing to release: the graph is its maker's."""
-
-    def _named_schema(self) -> dict[str, Column]:
-        entries = [("node", Column("int64"))]
-        entries += [(name, Column(a.dtype.name, a.shape[1:])) for name, a in self._features.items()]
-        entries += [(name, Column(a.dtype.name, a.shape[1:])) for name, a in self._targets.items()]
-        for hop in range(1, len(self._fan_outs) + 1):
-            tree = tuple(self._fan_outs[:hop])
-            entries += [(f"hop_{hop}", Column("int64", tree)), (f"hop_{hop}_mask", Column("bool", tree))]
-            entries += [(f"{n}_{hop}", Column(a.dtype.name, (*tree, *a.shape[1:]))) for n, a in self._features.items()]
-        schema = dict(entries)
-        if len(schema) < len(entries):
-            raise ShapeError(
-                f"features, targets and hops need names of their own, got {sorted(name for name, _ in entries)}; rename"
-            )
-        return schema
+    return GatheredSource(seeds, gather, trees.schema, seed=seed, client=client, tail=tail)

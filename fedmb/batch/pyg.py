@@ -23,7 +23,7 @@ def graph_of(data: Any) -> Graph:  # torch_geometric.data.Data, of a package tha
 
 
 class PygNeighbourhoods:
-    """Draws neighbours with PyG's `NeighborLoader`, for `GraphSource`; a `Neighbourhoods`.
+    """Draws neighbours with PyG's `NeighborLoader`, for `NeighbourTrees`; a `Neighbourhoods`.
 
     PyG draws from torch's global generator, which is seeded for each draw and put back afterwards. That generator is
     one for the whole process: do not put a `Prefetch` around this. A node that occurs twice among the nodes of a hop
@@ -69,6 +69,22 @@ class PygNeighbourhoods:
         graph = Graph.of(np.stack([array_of(drawn.n_id)[sources], targets]), self.num_nodes)
         found, mask = graph.sample(np.arange(len(distinct)), fan_out, random)
         return found[places], mask[places]
+
+
+def pyg_neighbourhoods(graph: Graph) -> PygNeighbourhoods:
+    """PyG's sampler on a graph of ours.
+
+    Raises:
+        SettingsError: PyG is not installed.
+    """
+    try:
+        data = importlib.import_module("torch_geometric.data")
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise _missing(error) from error
+    targets = np.repeat(np.arange(graph.num_nodes), np.diff(graph.offsets))
+    edges = torch.from_numpy(np.stack([graph.neighbours, targets]))
+    return PygNeighbourhoods(data.Data(edge_index=edges, num_nodes=graph.num_nodes))
 
 
 def _missing(error: ImportError) -> SettingsError:

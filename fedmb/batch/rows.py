@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from fedmb.batch.buckets import Bucketing
 from fedmb.batch.curriculum import Curriculum, root_pace
+from fedmb.batch.dataset import MapDataset, dataset_source, following
 from fedmb.batch.mixture import Mixture
+from fedmb.batch.node_table import GraphRows
 from fedmb.batch.prefetch import Prefetch
 from fedmb.batch.table import TableSource, Tail
 from fedmb.errors import SettingsError
 from fedmb.section import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from fedmb.batch.minibatch import Columns
+    from fedmb.batch.minibatch import Columns, Schema
     from fedmb.batch.source import BatchSource
+
+_NEED_A_TABLE = {"stream": ("buckets", "graph"), "dataset": ("buckets", "graph", "curriculum_samples", "mapped")}
 
 
 class Rows(Section):
@@ -41,45 +47,105 @@ class Rows(Section):
     temperature: float = Field(default=1.0, gt=0)
     """Mix of a client's several tables in each batch: 1 in proportion to their rows, inf the same of each."""
 
-    def mixed(
-        self,
-        tables: Mapping[str, Columns],
-        *,
-        seed: int,
-        client: str,
-        difficulty: Callable[[Columns], NDArray[Any]] | None = None,
-    ) -> BatchSource:
+    buckets: Bucketing | None = None
+    """Rows of similar length together, for a table with a padded column."""
+    graph: GraphRows | None = None
+    """Nodes with their neighbours, for a table of nodes."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Rows:
+        chosen = [name for name in ("buckets", "graph", "curriculum_samples") if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"one technique decides which rows meet in a batch, got {' and '.join(chosen)}; keep one")
+        if self.mapped and (self.buckets or self.graph):
+            raise ValueError(f"rows.{chosen[0]} reads its table into memory, got mapped = true; leave mapped out")
+        if self.buckets and self.tail != "balance":
+            raise ValueError(f"buckets level their batches, got tail {self.tail!r}; leave tail at balance")
+        if self.graph and self.graph.sampler == "pyg" and self.prefetch:
+            raise ValueError(
+                f"PyG draws from torch's one generator, which no thread may share, got prefetch {self.prefetch}; set "
+                "prefetch to 0 or graph.sampler to numpy"
+            )
+        return self
+
+    def check_against(self, kind: Literal["stream", "dataset"]) -> None:
+        """Demand that nothing is asked of a stream or dataset that only a table can give.
+
+        Raises:
+            SettingsError: something is.
+        """
+        if wrong := [f"rows.{name}" for name in _NEED_A_TABLE[kind] if getattr(self, name)]:
+            raise SettingsError(
+                f"{wrong[0]} needs its rows in a table, got a {kind}; leave {' and '.join(wrong)} out, or have no "
+                f"client with a {kind}",
+                key=wrong[0],
+            )
+
+    def mixed(self, tables: Mapping[str, Columns], *, seed: int, client: str, task: object = None) -> BatchSource:
         """The source of a client's tables: one table as it is, several mixed in every batch.
 
         Args:
             tables: by name, at least one, all of one schema.
             seed: seed of the run.
             client: name of the client.
-            difficulty: scores rows, low is easy, `(examples,)`; needed by a curriculum.
+            task: what is learnt. Where it has them, `difficulty(columns)` scores rows for a curriculum, low is easy,
+                `(examples,)`; `label` names the column that neighbours do not show; `hops` is how far its model looks.
 
         Raises:
-            SettingsError: a curriculum is asked for and nothing scores the rows, or as the sources themselves.
+            SettingsError: a technique needs what the task or the tables do not have, or as the sources themselves.
             ShapeError: the tables' columns differ.
         """
         if len(tables) == 1:
-            return self.ahead(self._cut(*tables.values(), seed=seed, client=client, difficulty=difficulty))
+            return self.ahead(self._cut(*tables.values(), seed=seed, client=client, task=task))
+        if self.buckets:
+            raise SettingsError(
+                f"buckets sort one table by length, got {len(tables)} of client {client!r}; join them, or leave "
+                "rows.buckets out",
+                key="rows.buckets",
+            )
         parts = {
-            name: self._cut(columns, seed=seed, client=f"{client}/{name}", difficulty=difficulty)
+            name: self._cut(columns, seed=seed, client=f"{client}/{name}", task=task)
             for name, columns in tables.items()
         }
         return self.ahead(Mixture(parts, self.temperature, seed=seed, client=client))
 
-    def _cut(
-        self,
-        columns: Columns,
-        *,
-        seed: int,
-        client: str,
-        difficulty: Callable[[Columns], NDArray[Any]] | None,
+    def fetched(
+        self, dataset: MapDataset, schema: Schema, *, rows: NDArray[Any] | None = None, seed: int, client: str
     ) -> BatchSource:
+        """The source of a client's dataset.
+
+        Args:
+            dataset: its rows become columns as `fedmb.batch.dataset.following` says.
+            schema: the task's.
+            rows: numbers of the rows that this client has; None is every row.
+            seed: seed of the run.
+            client: name of the client.
+
+        Raises:
+            SettingsError: a technique needs a table, or there is no row.
+            ShapeError: the first row does not follow the schema.
+        """
+        self.check_against("dataset")
+        together = functools.partial(following, schema)
+        return self.ahead(
+            dataset_source(
+                dataset, seed=seed, client=client, tail=self.tail, rows=rows, collate=together, schema=schema
+            )
+        )
+
+    def _cut(self, columns: Columns, *, seed: int, client: str, task: object) -> BatchSource:
         """One private table, cut and opened up as these settings say."""
+        if self.buckets is not None:
+            return self.buckets.source(columns, seed=seed, client=client)
+        if self.graph is not None:
+            targets = {str(getattr(task, "label", None))} & columns.keys()
+            hops = getattr(task, "hops", None)
+            return self.graph.source(
+                columns, targets=sorted(targets), hops=hops, seed=seed, client=client, tail=self.tail
+            )
         if self.curriculum_samples is None:
             return TableSource(columns, seed=seed, client=client, tail=self.tail)
+        difficulty = getattr(task, "difficulty", None)
         if difficulty is None:
             raise SettingsError(
                 "a curriculum needs a score of each row, got a task without difficulty(columns); add it to the "

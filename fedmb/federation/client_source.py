@@ -3,6 +3,7 @@
 table:/data/ward.npz                   a private table at rest (npz, npy, safetensors, csv, parquet)
 table:/data/a.npz table:/data/b.npz    several tables, mixed in every batch
 table:task?share=0&of=4                one label-skewed share of the task's own rows
+dataset:my.module:Scans?root=/data     a map-style dataset, torch's included, called with what follows the ?
 file:///var/log/fedmb?topic=digits     a stream; its rows are blended with replayed ones
 """
 
@@ -16,6 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field
 
+from fedmb.batch.dataset import DATASET, load_dataset
 from fedmb.batch.files import load_table
 from fedmb.batch.minibatch import Columns, check_columns
 from fedmb.batch.sharding import dirichlet_shares
@@ -107,8 +109,10 @@ def open_source(
         tables = {one: table_columns(one, task, seed=seed, mapped=rows.mapped) for one in url.split()}
         for columns in tables.values():
             check_columns(columns, task.schema)
-        difficulty = getattr(task, "difficulty", None)
-        return ClientSource(rows.mixed(tables, seed=seed, client=client, difficulty=difficulty))
+        return ClientSource(rows.mixed(tables, seed=seed, client=client, task=task))
+    if url.startswith(DATASET):
+        return ClientSource(rows.fetched(load_dataset(url), task.schema, seed=seed, client=client))
+    rows.check_against("stream")
     named = StreamUrl.parse(url)
     letters = FileLog.open(state / "dead-letters", id=f"{client}-dead-letters", fsync=FsyncPolicy.always(), create=True)
     stream = LogSource(

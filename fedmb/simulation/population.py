@@ -12,6 +12,7 @@ from urllib.parse import quote
 import numpy as np
 from pydantic import Field, model_validator
 
+from fedmb.batch.dataset import column_of, load_dataset
 from fedmb.batch.drift import DriftingRows, Phase
 from fedmb.batch.rows import Rows
 from fedmb.batch.sharding import dirichlet_shares
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from fedmb.batch.dataset import MapDataset
     from fedmb.batch.minibatch import Columns
     from fedmb.batch.source import BatchSource
     from fedmb.ingest.log_source import LogSource
@@ -49,6 +51,9 @@ class Private(Section):
     """Part of the training rows that lie in private tables; the others feed the streams."""
     tables: int = Field(default=1, ge=1)
     """Tables, each with labels of its own, that a client mixes in every batch; see rows.temperature."""
+    dataset: str | None = None
+    """Rows to deal out among them, each fetched when it is drawn, in place of the task's and of `share`: like
+    dataset:module:Class?name=value. The task's rows then all feed the streams."""
     alpha: float = Field(default=0.5, gt=0)
     """Dirichlet concentration of the label skew between tables; small is skewed, inf is even."""
 
@@ -98,6 +103,15 @@ class Simulation(Section):
     def _some_client(self) -> Simulation:
         if self.private.clients + self.streamed.clients == 0:
             raise ValueError("a simulation needs a client, got private.clients = 0 and streamed.clients = 0; set one")
+        if self.private.dataset is not None and (self.private.clients == 0 or self.private.tables > 1):
+            raise ValueError(
+                f"a dataset is dealt out in one part a client, got private.clients = {self.private.clients} and "
+                f"private.tables = {self.private.tables}; set clients to 1 or more and tables to 1"
+            )
+        if self.private.dataset is not None:
+            self.rows.check_against("dataset")
+        if self.streamed.clients:
+            self.rows.check_against("stream")
         if math.isinf(self.training.steps) and self.streamed.clients:
             raise ValueError("streamed clients need training.steps, which says when the stream drifts; set it")
         return self
@@ -132,9 +146,10 @@ class Population:
         tables, pools = self._divided()
         for number, columns in enumerate(tables):
             name = f"private-{number}"
-            difficulty = getattr(task, "difficulty", None)
             parts = self._by_label(columns)
-            self._add(name, settings.rows.mixed(parts, seed=settings.seed, client=name, difficulty=difficulty))
+            self._add(name, settings.rows.mixed(parts, seed=settings.seed, client=name, task=task))
+        if settings.private.dataset is not None:
+            self._deal(load_dataset(settings.private.dataset))
         for number, columns in enumerate(pools):
             self._add_streamed(f"stream-{number}", columns, state)
 
@@ -145,7 +160,9 @@ class Population:
         private, streamed = self.settings.private, self.settings.streamed
         cut = round(len(labels) * private.share) if streamed.clients else len(labels)
         tables: list[Columns] = []
-        if private.clients:
+        if private.dataset is not None:
+            cut = 0
+        elif private.clients:
             random = generator(self.settings.seed, "shares")
             shares = dirichlet_shares(labels[:cut], private.clients, private.alpha, random)
             tables = [{name: array[index] for name, array in rows.items()} for index in shares]
@@ -154,6 +171,16 @@ class Population:
             for number in range(streamed.clients)
         ]
         return tables, pools
+
+    def _deal(self, dataset: MapDataset) -> None:
+        """Give each private client its label-skewed share of a dataset's rows."""
+        settings, schema = self.settings, self.task.schema
+        labels = column_of(dataset, self.task.label, schema)
+        random = generator(settings.seed, "shares")
+        shares = dirichlet_shares(labels, settings.private.clients, settings.private.alpha, random)
+        for number, index in enumerate(shares):
+            name = f"private-{number}"
+            self._add(name, settings.rows.fetched(dataset, schema, rows=index, seed=settings.seed, client=name))
 
     def _by_label(self, columns: Columns) -> dict[str, Columns]:
         """The client's rows in `private.tables` tables, each with labels of its own."""

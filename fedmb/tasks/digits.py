@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedmb.batch.minibatch import Column, Columns
+from fedmb.errors import SettingsError
 from fedmb.seeding import generator
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from fedmb.training.task import Rows
 
+SIDE = 8  # pixels of an image's side
 TEST_ROWS = 360  # a fifth, so that one row is 0.28 points of accuracy
 
 
@@ -64,6 +66,36 @@ class Digits:
     def test_rows(self) -> Columns:
         """360 rows that are never trained on."""
         return _part(slice(TEST_ROWS))
+
+
+class ShiftedDigits:
+    """The training digits five times: as they are and moved to each side, each made when it is asked for.
+
+    A map-style dataset of tuples (image, label), as torch's are; by name `dataset:fedmb.tasks.digits:ShiftedDigits`,
+    with `?pixels=2` behind it for another step. Row i is digit i // 5 moved in direction i % 5, in every process.
+
+    Args:
+        pixels: how far the digits are moved, 0 to 7.
+
+    Raises:
+        SettingsError: `pixels` is out of range.
+    """
+
+    def __init__(self, pixels: int = 1) -> None:
+        if not 0 <= pixels < SIDE:
+            raise SettingsError(f"digits move by 0 to {SIDE - 1} pixels, got {pixels}; choose one", key="pixels")
+        columns = Digits().train_rows()
+        self._images = np.pad(columns["image"].reshape(-1, SIDE, SIDE), ((0, 0), (pixels, pixels), (pixels, pixels)))
+        self._labels = columns["label"]
+        self._corners = [(pixels, pixels), (0, pixels), (2 * pixels, pixels), (pixels, 0), (pixels, 2 * pixels)]
+
+    def __len__(self) -> int:
+        return len(self._labels) * len(self._corners)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        digit, direction = divmod(range(len(self))[index], len(self._corners))
+        top, left = self._corners[direction]
+        return self._images[digit, top : top + SIDE, left : left + SIDE].reshape(-1), int(self._labels[digit])
 
 
 def _part(part: slice) -> dict[str, NDArray[Any]]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmb.batch.buckets import Buckets
+from fedmb.batch.buckets import Bucketing, Buckets, unpadded
 from fedmb.batch.collate import Ragged
 from fedmb.errors import SettingsError, ShapeError
 
@@ -52,7 +52,7 @@ def test_pools_save_most_of_the_padding_and_sorting_all_the_rest():
 )
 def test_each_row_comes_once_per_epoch_whatever_the_sizes(lengths, sizes, pool, tokens):
     columns = {"row": np.arange(len(lengths))}
-    source = Buckets(sentences(lengths), columns, pool=pool, tokens=tokens, seed=1, client="a")
+    source = Buckets(sentences(lengths), columns, pool=pool, max_tokens=tokens, seed=1, client="a")
 
     for number in range(2):
         rows, takes = [], 0
@@ -98,7 +98,7 @@ def test_pools_are_level_so_that_no_batch_is_tiny():
 
 
 def test_a_token_budget_makes_batches_of_long_rows_small():
-    source = Buckets(sentences(log_normal_lengths()), pool=64, tokens=4096, seed=0, client=0)
+    source = Buckets(sentences(log_normal_lengths()), pool=64, max_tokens=4096, seed=0, client=0)
     batches = epoch(source, 256)
     tokens = [batch.columns["words"].size for batch in batches]
 
@@ -134,7 +134,7 @@ def test_padded_batches_have_the_gradient_of_their_unpadded_tokens_for_any_split
 
 def test_what_buckets_cannot_hold_is_refused():
     with pytest.raises(SettingsError, match="cover the longest row, 9 tokens, got 8"):
-        Buckets(sentences([1, 9]), tokens=8, seed=0, client=0)
+        Buckets(sentences([1, 9]), max_tokens=8, seed=0, client=0)
     with pytest.raises(SettingsError, match="1 batch or more, got 0"):
         Buckets(sentences([1]), pool=0, seed=0, client=0)
     with pytest.raises(ShapeError, match="at least one ragged column"):
@@ -156,3 +156,39 @@ def test_a_position_of_other_rows_is_refused_and_changes_nothing(change):
     with pytest.raises(ValueError, match="a position of buckets must be"):
         source.seek({**before, **change})
     assert source.position() == before
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=7), min_size=1, max_size=20))
+def test_what_was_padded_is_unpadded(rows):
+    ragged = Ragged.of([np.array(row, np.int16) for row in rows])
+    values, mask = ragged.padded(np.arange(len(rows)), length=7)
+    back = unpadded({"x": values, "x_mask": mask}, "x")
+
+    assert back.values.tolist() == ragged.values.tolist()
+    assert back.offsets.tolist() == ragged.offsets.tolist()
+
+
+def padded_table():
+    short, long = np.tri(6, 4, dtype=bool), np.ones((6, 3), bool)
+    return {"a": short * 1, "a_mask": short, "b": long * 2.0, "b_mask": long, "y": np.arange(6)}
+
+
+@pytest.mark.parametrize(("by", "units"), [(None, [1, 2, 3, 4, 4, 4]), ("b", [3] * 6)])
+def test_a_padded_table_is_sorted_and_weighed_by_the_column_that_is_named(by, units):
+    batch = Bucketing(by=by, pool=1).source(padded_table(), seed=0, client="a").take(6)
+    order = np.argsort(batch.columns["y"])
+
+    assert batch.units[order].tolist() == units
+    assert set(batch.columns) == {"a", "a_mask", "b", "b_mask", "y"}
+
+
+def test_a_table_that_cannot_be_bucketed_is_refused():
+    with pytest.raises(SettingsError, match=r"has none of y; choose rows\.buckets\.by"):
+        Bucketing().source({"y": np.arange(3)}, seed=0, client="a")
+    with pytest.raises(SettingsError, match="y and y_mask, this table has a, b of"):
+        Bucketing(by="y").source(padded_table(), seed=0, client="a")
+    with pytest.raises(SettingsError, match="cover the longest row, 4 tokens, got 3"):
+        Bucketing(max_tokens=3).source(padded_table(), seed=0, client="a")
+    torn = padded_table() | {"a_mask": padded_table()["a_mask"][:, ::-1]}
+    with pytest.raises(ShapeError, match="'a' goes on behind it in row 0; shift"):
+        Bucketing().source(torn, seed=0, client="a")

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmb.batch.collate import ANY_LENGTH, Ragged, array_of, columns_of, padded, stacked
+from fedmb.batch.collate import ANY_LENGTH, Ragged, array_of, columns_of, padded, padded_names, stacked
 from fedmb.batch.minibatch import Column, check_columns
 from fedmb.errors import ShapeError
 
@@ -129,3 +129,23 @@ def test_any_length_equals_lengths_and_nothing_else():
     assert ANY_LENGTH != "5"
     with pytest.raises(ShapeError, match="ANY_LENGTH"):
         check_columns({"x": np.zeros((2, 3), np.int8)}, {"x": Column("int16", (ANY_LENGTH,))})
+
+
+def test_columns_with_a_mask_as_long_are_padded_ones():
+    mask = Column("bool", (4,))
+    schema = {
+        "a": Column("int8", (4, 2)),
+        "a_mask": mask,
+        "b": Column("int8", (3,)),
+        "b_mask": mask,
+        "c": Column("int8"),
+    }
+
+    assert padded_names(schema) == ("a",)
+    assert padded_names({"t": Column("int8", (ANY_LENGTH,)), "t_mask": Column("bool", (ANY_LENGTH,))}) == ("t",)
+
+
+def test_each_ragged_column_may_have_a_length_of_its_own():
+    batch = padded([{"a": [1], "b": [1, 2]}], ragged=["a", "b"], length={"a": 2, "b": 3})
+
+    assert (batch.columns["a"].shape, batch.columns["b"].shape) == ((1, 2), (1, 3))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmb.batch.graph import Graph, GraphSource
+from fedmb.batch.graph import Graph, NeighbourTrees, graph_source
 from fedmb.batch.minibatch import Column
 from fedmb.errors import SettingsError, ShapeError
 
@@ -16,9 +16,9 @@ EDGES = np.unique(RANDOM.integers(0, 40, (2, 160)), axis=1)
 FEATURES = {"x": RANDOM.integers(-8, 9, (40, 3)).astype(np.float64)}  # small integers add up exactly in any order
 
 
-def source(fan_outs, edges=EDGES, nodes=None, **options):
-    graph = Graph.of(edges, 40)
-    return GraphSource(graph, fan_outs, FEATURES, nodes=nodes, seed=6, client="a", **options)
+def source(fan_outs, edges=EDGES, nodes=None, targets=None):
+    trees = NeighbourTrees(Graph.of(edges, 40), fan_outs, FEATURES, targets or {})
+    return graph_source(trees, nodes=nodes, seed=6, client="a")
 
 
 def neighbours_of(node):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedmb.batch.graph import GraphSource
-from fedmb.batch.pyg import PygNeighbourhoods, graph_of
+from fedmb.batch.graph import Graph, NeighbourTrees, graph_source
+from fedmb.batch.pyg import PygNeighbourhoods, graph_of, pyg_neighbourhoods
 from fedmb.errors import SettingsError
 
 EDGES = torch.tensor([[1, 2, 3, 4, 0, 2, 0], [0, 0, 0, 0, 1, 1, 4]])
@@ -40,8 +40,11 @@ def pyg(monkeypatch):
     package = types.ModuleType("torch_geometric")
     package.loader = types.ModuleType("torch_geometric.loader")
     package.loader.NeighborLoader = LoaderDouble
+    package.data = types.ModuleType("torch_geometric.data")
+    package.data.Data = types.SimpleNamespace
     monkeypatch.setitem(sys.modules, "torch_geometric", package)
     monkeypatch.setitem(sys.modules, "torch_geometric.loader", package.loader)
+    monkeypatch.setitem(sys.modules, "torch_geometric.data", package.data)
 
 
 def heard_by(node):
@@ -82,7 +85,8 @@ def test_draws_follow_our_generator_and_leave_torchs_alone(pyg):
 
 def test_a_graph_source_over_pyg_resumes_bitwise(pyg):
     def opened():
-        return GraphSource(PygNeighbourhoods(DATA), [2, 1], {"x": np.arange(5.0)}, seed=0, client="a")
+        trees = NeighbourTrees(PygNeighbourhoods(DATA), [2, 1], {"x": np.arange(5.0)})
+        return graph_source(trees, seed=0, client="a")
 
     source = opened()
     source.take(3)
@@ -107,6 +111,14 @@ def test_without_pyg_the_error_names_the_extra(monkeypatch):
 
     with pytest.raises(SettingsError, match=r"pip install 'fedmb\[graph\]'"):
         PygNeighbourhoods(DATA)
+    with pytest.raises(SettingsError, match=r"pip install 'fedmb\[graph\]'"):
+        pyg_neighbourhoods(graph_of(DATA))
+
+
+def test_pyg_draws_from_a_graph_of_ours(pyg):
+    found, mask = pyg_neighbourhoods(Graph.of(EDGES.numpy(), 5)).sample(np.arange(5), 4, np.random.default_rng(0))
+
+    assert [set(row[here].tolist()) for row, here in zip(found, mask, strict=True)] == [heard_by(n) for n in range(5)]
 
 
 def test_without_its_compiled_sampler_the_error_says_where_it_comes_from(pyg, monkeypatch):

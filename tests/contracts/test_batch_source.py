@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from row_sources import buckets, curriculum, dataset, graph, mapped_table, padded_dataset
+from row_sources import (
+    buckets,
+    curriculum,
+    dataset,
+    graph,
+    mapped_table,
+    node_table,
+    padded_dataset,
+    padded_table,
+)
 
 from fedmb.batch.minibatch import MiniBatch, check_columns
 from fedmb.batch.mixture import Mixture
@@ -114,10 +123,12 @@ WORLDS: dict[str, Callable[[Path], Opener]] = {
     "dataset, tails dropped": functools.partial(dataset, tail="drop"),
     "padded dataset": padded_dataset,
     "buckets": buckets,
-    "buckets under a token budget": functools.partial(buckets, tokens=24),
+    "buckets under a token budget": functools.partial(buckets, max_tokens=24),
     "curriculum": curriculum,
     "curriculum, tails dropped": functools.partial(curriculum, tail="drop"),
     "graph": graph,
+    "buckets of a padded table": padded_table,
+    "graph of a table of nodes": node_table,
     "mixture": mixture,
     "even mixture": functools.partial(mixture, temperature=math.inf),
     "mixture of blend and stream": mixture_of_streams,

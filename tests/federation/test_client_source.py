@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fedmb.batch.minibatch import check_columns
 from fedmb.batch.rows import Rows
 from fedmb.batch.table import TableSource
 from fedmb.errors import SettingsError, ShapeError
@@ -9,12 +10,14 @@ from fedmb.ingest.codec import codec_headers
 from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.stream_url import open_log
 from fedmb.replay.blend import Blend
+from fedmb.tasks.brackets import Brackets
+from fedmb.tasks.communities import Communities
 from fedmb.tasks.digits import Digits
 
 ROWS = Digits().train_rows()
 
 
-def opened(url, state, share=0.5, task=None, client="a"):
+def opened(url, state, share=0.5, task=None, client="a", rows=None):
     return open_source(
         url,
         task or Digits(),
@@ -23,7 +26,7 @@ def opened(url, state, share=0.5, task=None, client="a"):
         state=state,
         streaming=Streaming(patience_seconds=0.01),
         replaying=Replaying(share=share, window=100),
-        rows=Rows(),
+        rows=Rows.model_validate(rows or {}),
     )
 
 
@@ -127,3 +130,39 @@ def test_a_stream_beside_a_table_is_refused(tmp_path):
 
     with pytest.raises(SettingsError, match="client of its own"):
         opened(f"table:{tmp_path}/a.npz file:{tmp_path}/log?topic=rows", tmp_path)
+
+
+def test_a_dataset_url_opens_a_dataset(tmp_path):
+    source = opened("dataset:fedmb.tasks.digits:ShiftedDigits?pixels=2", tmp_path).source
+    batch = source.take(16)
+
+    assert source.examples_per_epoch == 5 * len(ROWS["label"])
+    assert check_columns(batch.columns, Digits.schema) == 16
+    assert batch.origins == {"private": 16}
+
+
+def test_a_file_of_padded_rows_is_cut_by_length(tmp_path):
+    np.savez(tmp_path / "rows.npz", **Brackets().train_rows())
+    url = f"table:{tmp_path}/rows.npz"
+    wide = opened(url, tmp_path, task=Brackets()).source.take(32)
+    batch = opened(url, tmp_path, task=Brackets(), rows={"buckets": {}}).source.take(32)
+
+    assert wide.columns["symbols"].shape == (32, 40)
+    assert batch.columns["symbols"].shape[1] == batch.units.max() < 40
+
+
+def test_a_share_of_a_network_comes_with_the_neighbours_it_has(tmp_path):
+    url = "table:task?share=1&of=3&alpha=100"
+    source = opened(url, tmp_path, task=Communities(), rows={"graph": {"fan_outs": [5, 5]}}).source
+    columns = source.take(8).columns
+
+    assert source.examples_per_epoch == pytest.approx(2000 / 3, abs=1)
+    assert columns["x_2"].shape == (8, 5, 5, 16)
+    assert columns["hop_1_mask"].any()
+
+
+@pytest.mark.parametrize("setting", ["buckets", "graph"])
+def test_what_cuts_a_table_is_refused_on_a_stream_before_anything_is_opened(tmp_path, setting):
+    with pytest.raises(SettingsError, match=f"rows.{setting} needs its rows in a table, got a stream"):
+        opened(f"file:{tmp_path}/log?topic=rows", tmp_path, rows={setting: {}})
+    assert not any(tmp_path.iterdir())

@@ -25,6 +25,17 @@ def test_no_row_is_with_two_clients_and_none_is_lost(tmp_path):
     assert sorted(held) == sorted(rows)
 
 
+def test_a_dataset_is_dealt_out_whole_and_all_rows_of_the_task_feed_the_streams(tmp_path):
+    one = population(tmp_path, private__dataset="dataset:fedmb.tasks.digits:ShiftedDigits", private__clients=3)
+    dealt = [one.trainers[f"private-{number}"].source.examples_per_epoch for number in range(3)]
+    tables, pools = one._divided()
+    one.close()
+
+    assert sum(dealt) == 5 * 1437
+    assert not tables
+    assert sum(len(pool["label"]) for pool in pools) == 1437
+
+
 def test_private_tables_are_skewed_by_label_and_even_with_a_large_alpha(tmp_path):
     def spread(alpha):
         one = population(tmp_path / str(alpha), private__alpha=alpha, private__share=0.5)
