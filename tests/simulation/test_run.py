@@ -5,11 +5,9 @@ The number of kills is 12; `FEDMB_KILLS=1000 make soak` raises it.
 
 import hashlib
 import json
-import math
 import multiprocessing
 import os
 import random
-import re
 import signal
 import time
 from pathlib import Path
@@ -185,81 +183,3 @@ def test_either_kind_of_client_may_be_absent(tmp_path, kinds, clients):
 
     assert sorted(state.positions) == clients
     assert all(np.isfinite(array).all() for array in state.arrays.values())
-
-
-TECHNIQUES = (
-    "training.sizing.kind=mccandlish training.sizing.max_size=128",
-    "training.sizing.kind=norm_test training.sizing.max_size=128",
-    "training.sizing.kind=cabs training.sizing.max_size=128",
-    "training.sizing.kind=goodput training.sizing.max_size=128 training.sizing.decide_every=500",
-    "training.sizing.kind=energy_goodput training.sizing.max_size=128 training.watts=40",
-    (
-        "training.sizing.kind=energy_budget training.sizing.max_size=64 training.sizing.joules=5 "
-        "training.sizing.samples=9000 training.watts=40"
-    ),
-    "training.sizing.kind=ramp training.sizing.stop_size=64 training.sizing.samples=3000",
-    "training.sizing.kind=ada_batch training.sizing.every_samples=500 training.sizing.max_size=128",
-    "training.sizing.kind=milestones training.sizing.milestones={0=16,500=32}",
-    (
-        "training.sizing.kind=instead_of_decay training.sizing.max_size=128 training.learning_rate.decay=cosine "
-        "training.learning_rate.decay_samples=3000 training.learning_rate.floor=0.1"
-    ),
-    "training.sizing.kind=full streamed.clients=0",
-    "training.learning_rate.scaling=gain training.learning_rate.base_size=16",
-    "training.learning_rate.scaling=legw training.learning_rate.base_size=16 training.learning_rate.warmup_samples=500",
-    "training.learning_rate.decay=steps training.learning_rate.drops={900=0.1}",
-    (
-        "training.learning_rate.follow=['momentum','weight_decay'] training.learning_rate.base_size=16 "
-        "training.momentum=0.9 training.weight_decay=0.001"
-    ),
-    "training.optimizer=adamw training.learning_rate.rate=0.01",
-    "training.optimizer=lars training.learning_rate.rate=1",
-    "training.optimizer=lamb training.learning_rate.rate=0.05",
-    "training.precision=bf16",
-    "training.precision=fp16",
-    "training.micro_size=auto",
-    "training.micro_size=5",
-    "training.checkpointed=['0']",
-    "training.guard.clip_norm=1 training.guard.skip_non_finite=true training.guard.spike_factor=8",
-    "training.proximal=0.1",
-    "training.average=0.9",
-    "training.noise_every=4",
-    "rows.curriculum_samples=1000",
-    "rows.prefetch=2",
-    "private.tables=2 rows.temperature=4",
-    "rows.tail=keep",
-    "rounds.stopping.patience=1",
-)
-
-
-@pytest.mark.parametrize("chosen", TECHNIQUES)
-def test_every_technique_is_switched_on_by_name_and_learns(tmp_path, chosen):
-    short = {"rounds.count": 3, "training.steps": 8, "streamed.rows_per_second": math.inf, "replay.window": 1000}
-    overrides = re.findall(r"\S+=(?:\[[^]]*\]|\{[^}]*\}|\S+)", chosen)
-    explicit = {key: value for key, value in short.items() if not any(one.startswith(key) for one in overrides)}
-    wanted = load(Simulation, overrides=overrides, explicit=explicit)
-    run = RunDirectory.create(tmp_path / "run", config=to_toml(wanted), seed=0)
-    state = simulate(wanted, run, sinks=lambda done: [JsonLines(run.metrics, after_round=done)])
-    run.close()
-    losses = [entry["scores"]["loss"] for _, entry in read_lines(run.metrics)]
-
-    assert load(Simulation, file=run.config) == wanted
-    assert all(np.isfinite(array).all() for array in state.arrays.values())
-    assert losses[-1] < 2.28  # the untrained model's is 2.31
-
-
-@pytest.mark.parametrize(
-    ("chosen", "sentence"),
-    [
-        (["training.sizing.kind=goodput"], "max_size"),
-        (["training.sizing.kind=cabs", "training.sizing.max_size=64", "training.momentum=0.9"], "plain SGD"),
-        (["training.norm=ghost"], "norm_group"),
-        (["training.norm=ghost", "training.norm_group=8"], "sizing.multiple"),
-        (["training.learning_rate.scaling=adam_gain", "training.learning_rate.base_size=32"], "adam_gain"),
-        (["training.learning_rate.decay=cosine"], "decay_samples"),
-        (["training.optimizer=adam", "training.momentum=0.9"], "momentum"),
-    ],
-)
-def test_techniques_that_contradict_each_other_are_refused_before_the_first_round(tmp_path, chosen, sentence):
-    with pytest.raises(SettingsError, match=sentence):
-        load(Simulation, overrides=chosen)
