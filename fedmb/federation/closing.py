@@ -25,6 +25,8 @@ class Closing(Section):
     """How long clients learn at most, and wait for rows; they reply with what they have."""
     grace_seconds: float = Field(default=15.0, ge=0)
     """seconds: how much longer replies are waited for; a client that is a process needs 6 to 10 s beside learning."""
+    silence_seconds: float = Field(default=2.0, ge=0)
+    """rounds.count = "forever": a client whose stream gives no row for so long replies with what it has."""
     rows: float = Field(default=math.inf, ge=1)
     """Fresh stream rows that close a round as soon as the accepted replies bring them."""
     drift: bool = False

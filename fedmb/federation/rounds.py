@@ -167,9 +167,11 @@ class RoundLoop:
 
     def _ask(self, state: ServerState, *, everyone: bool) -> Cohort:
         closing, number = self.rounds.closing, state.version + 1
-        terms = RoundTerms(closing.seconds, closing.drift, self.rounds.is_endless)
-        if self.rounds.is_endless and not everyone:
-            terms = replace(terms, resting=self.silence.resting(number))
+        terms = RoundTerms(seconds=closing.seconds, until_alarm=closing.drift)
+        if self.rounds.is_endless:
+            resting = () if everyone else self.silence.resting(number)
+            silence = closing.silence_seconds
+            terms = replace(terms, skips_silent=True, silence_seconds=silence, resting=resting)
         messages = self.strategy.configure_train(
             number,
             arrays_to_record(state.arrays),

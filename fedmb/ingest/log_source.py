@@ -88,7 +88,7 @@ class LogSource:
         self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
         self._clock = clock
-        self._waits_until = math.inf
+        self._waits_until = self._longest_silence = math.inf
         self._rows = 0
         self._taken = self._assembler.cursor()
         self._turn = self._assembler.turn
@@ -177,9 +177,14 @@ class LogSource:
         self._assembler.seek(positions, turn)
         self._taken, self._turn = positions, turn
 
-    def limit_waiting(self, seconds: float) -> None:
-        """Let no `take` wait for rows longer than `seconds` from now on, whatever its patience; inf lifts it."""
-        self._waits_until = self._clock() + seconds
+    def limit_waiting(self, seconds: float, *, silence_seconds: float = math.inf) -> None:
+        """Be less patient from now on than this source was made to be; inf lifts a limit.
+
+        Args:
+            seconds: no `take` waits for rows any longer than that from now on.
+            silence_seconds: most time without a row that a `take` waits for.
+        """
+        self._waits_until, self._longest_silence = self._clock() + seconds, silence_seconds
 
     def lag(self) -> dict[StreamPartition, int]:
         """Records between the rows taken and the end, by partition; a record taken in part counts."""
@@ -207,7 +212,8 @@ class LogSource:
             try:
                 run = self._assembler.run(missing)
                 if run is None:
-                    deadline = min(silent_since + self._patience_seconds, closes_at, self._waits_until)
+                    patience = min(self._patience_seconds, self._longest_silence)
+                    deadline = min(silent_since + patience, closes_at, self._waits_until)
                     remaining = max(0.0, deadline - self._clock())
                     if not self._assembler.wait(min(remaining, POLL_SECONDS), missing) and not remaining:
                         break

@@ -99,7 +99,7 @@ class LocalUpdate:
         if self._is_left_out(position, terms):
             return Update(arrays, weight=0.0, base_version=base_version, positions={self.client: dict(position)})
         if self.stream is not None:
-            self.stream.limit_waiting(terms.seconds)
+            self.stream.limit_waiting(terms.seconds, silence_seconds=terms.silence_seconds)
         budget = replace(self._budget, seconds=min(self._budget.seconds, terms.seconds))
         spent = self._meter.used()
         load_arrays(self.model, self._local.overlaid(arrays, base_version))

@@ -23,13 +23,17 @@ class RoundTerms:
     """Stop learning when a drift alarm rings."""
     skips_silent: bool = False
     """Answer at once, with weight 0, when the stream holds no record beyond the client's position."""
+    silence_seconds: float = math.inf
+    """Reply with what was learnt when the stream gives no row for so long."""
     resting: tuple[str, ...] = ()
     """Clients that answer at once, with weight 0, whatever their streams hold."""
 
     def to_json(self) -> str:
         """One text for equal terms."""
-        seconds = None if math.isinf(self.seconds) else self.seconds  # JSON has no infinity
-        return json.dumps(asdict(self) | {"seconds": seconds}, sort_keys=True)
+        return json.dumps(
+            {key: None if value == math.inf else value for key, value in asdict(self).items()},  # JSON has no infinity
+            sort_keys=True,
+        )
 
     @classmethod
     def from_json(cls, text: str) -> RoundTerms:
@@ -39,10 +43,15 @@ class RoundTerms:
             ValueError, TypeError, KeyError: the text is something else.
         """
         found = json.loads(text)
-        seconds = math.inf if found["seconds"] is None else float(found["seconds"])
-        if not seconds > 0:
-            raise ValueError(f"a round must last longer than 0 s, got {seconds}")
-        return cls(seconds, bool(found["until_alarm"]), bool(found["skips_silent"]), tuple(map(str, found["resting"])))
+        times = {key: math.inf if found[key] is None else float(found[key]) for key in ("seconds", "silence_seconds")}
+        if not (times["seconds"] > 0 and times["silence_seconds"] >= 0):
+            raise ValueError(f"a round must last longer than 0 s, got {times}")
+        return cls(
+            until_alarm=bool(found["until_alarm"]),
+            skips_silent=bool(found["skips_silent"]),
+            resting=tuple(map(str, found["resting"])),
+            **times,
+        )
 
 
 class LiveStream(Protocol):
@@ -52,6 +61,6 @@ class LiveStream(Protocol):
         """Records between where it stands and its end, by partition."""
         ...
 
-    def limit_waiting(self, seconds: float) -> None:
-        """Let no `take` wait for rows longer than `seconds` from now on, whatever its patience; inf lifts it."""
+    def limit_waiting(self, seconds: float, *, silence_seconds: float = math.inf) -> None:
+        """Let no `take` wait for rows longer than `seconds` from now on, nor for `silence_seconds` without one."""
         ...

@@ -4,11 +4,12 @@ import json
 import logging
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numbered_streams import ROUND_ROWS, Recording, Site, SlowGrid, first_state, loop_on
+from numbered_streams import ROUND_ROWS, Recording, Site, SlowGrid, first_state, ledger_at, loop_on
 
 from fedmb.errors import NotEnoughData
 from fedmb.federation import checkpoint, silence
@@ -113,6 +114,23 @@ def test_a_silent_client_among_busy_ones_does_not_delay_rounds(tmp_path):
     assert [number for number, name in grid.asked if name == "quiet" and number < 12] == [1, 3, 6, 11]
     assert busy.learnt_rows(states[-1].ledger) == busy.appended
     assert strategy.chained()[busy.partition].start == (0, 0)
+
+
+def test_a_stream_that_dries_up_amid_a_round_costs_it_no_patience(tmp_path):
+    site, stop, reports = Site(tmp_path, "a", patience_seconds=60).append(), threading.Event(), []
+    half = ledger_at(a=ROUND_ROWS // 2)
+    state = replace(first_state(half), positions={"a": {"source": {"ledger": half.to_json()}}})
+
+    def closed(state, report):
+        reports.append(report)
+        stop.set()
+
+    rounds = {"count": "forever", "closing": {"silence_seconds": 0.05}}
+    last = loop_on(SlowGrid([site]), rounds, on_round=closed, stop=stop).run(state)
+
+    assert reports[0].seconds < 5
+    assert reports[0].rows["stream"] == ROUND_ROWS // 2
+    assert site.learnt_rows(last.ledger) == ROUND_ROWS
 
 
 def test_nobody_with_anything_new_makes_no_version_and_rows_that_come_are_learnt(tmp_path):
