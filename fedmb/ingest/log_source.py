@@ -89,7 +89,7 @@ class LogSource:
         self._patience_seconds = patience_seconds
         self._clock = clock
         self._waits_until = self._longest_silence = math.inf
-        self._rows = 0
+        self._rows = self._settled = 0
         self._taken = self._assembler.cursor()
         self._turn = self._assembler.turn
 
@@ -127,6 +127,7 @@ class LogSource:
                     name: np.concatenate([part[name] for part in parts]) if len(parts) > 1 else np.array(parts[0][name])
                     for name in self.schema
                 }
+                self._settle()
         except BaseException:
             self._assembler.seek(self._taken, self._turn)
             raise
@@ -144,6 +145,12 @@ class LogSource:
         num_rows = sum(map(_num_rows, parts))
         self._rows += num_rows
         return MiniBatch(columns, span=span, origins={"stream": num_rows})
+
+    def _settle(self) -> None:
+        """Make the letters of records that the next span passes durable; once a batch, since each may cost a trip."""
+        if self._assembler.rejected != self._settled:
+            self._dead_letters.flush()
+            self._settled = self._assembler.rejected
 
     def position(self) -> SourcePosition:
         """The ledger of the rows taken, and whose turn it is when there are several partitions."""
@@ -185,6 +192,17 @@ class LogSource:
             silence_seconds: most time without a row that a `take` waits for.
         """
         self._waits_until, self._longest_silence = self._clock() + seconds, silence_seconds
+
+    def acknowledge(self, ledger: Ledger, note: str) -> None:
+        """Tell the log's lag monitors what a stored model has learnt; nothing is read from here on that account.
+
+        Args:
+            ledger: of the model; partitions of other sources are ignored.
+            note: which model, such as its version.
+        """
+        offsets = {one: ledger[one].offset for one in self._assembler.partitions if one in ledger}
+        if offsets:
+            self._reader.acknowledge(offsets, note)
 
     def lag(self) -> dict[StreamPartition, int]:
         """Records between the rows taken and the end, by partition; a record taken in part counts."""

@@ -240,16 +240,17 @@ def test_rows_in_front_of_damage_are_given_and_then_the_damage_is_raised(tmp_pat
         assert ids([source.take(4)]) == [9, 10, 11]
 
 
-def test_no_row_is_lost_when_a_take_is_interrupted():
-    log = filled([2, POISON, 2])
+@pytest.mark.parametrize("method", ["set_aside", "flush"])
+def test_no_row_is_lost_when_a_take_is_interrupted(method):
+    log, letters = filled([2, POISON, 2]), CountedDeadLetters()
+    sound = getattr(letters, method)
 
-    class Failing(CountedDeadLetters):
-        def set_aside(self, record, error):
-            if not self.last:
-                super().set_aside(record, error)
-                raise KeyboardInterrupt
+    def fail_once(*record_and_error):
+        setattr(letters, method, sound)
+        raise KeyboardInterrupt
 
-    with closing(opened(log, dead_letters=Failing())) as source:
+    setattr(letters, method, fail_once)
+    with closing(opened(log, dead_letters=letters)) as source:
         with pytest.raises(KeyboardInterrupt):
             source.take(4)
 
