@@ -88,6 +88,9 @@ def avro_plan(writer: WriterSchema, schema: Schema, max_fields: int) -> AvroPlan
         for _, text in writer.references:
             fastavro.parse_schema(_without_meaning(json.loads(text)), named_schemas=names)
         parsed = fastavro.parse_schema(_without_meaning(json.loads(writer.text)), named_schemas=names)
+        check_bounded(parsed, names)
+    except DecodeError:
+        raise
     except Exception as error:  # fastavro's parser raises whatever its parts do
         raise DecodeError(
             f"schema {writer.id} must be an Avro schema, got {type(error).__name__}: {str(error)[:200]}; mend the "
@@ -95,7 +98,6 @@ def avro_plan(writer: WriterSchema, schema: Schema, max_fields: int) -> AvroPlan
         ) from error
     if not isinstance(parsed, dict) or parsed.get("type") != "record" or len(parsed["fields"]) > max_fields:
         _refuse(f"schema {writer.id} must be a record of at most {max_fields} fields", writer.text)
-    check_bounded(parsed, names)
     types = {field["name"]: field["type"] for field in parsed["fields"]}
     raw = set()
     for name, column in schema.items():

@@ -15,6 +15,7 @@ Source: https://protobuf.dev/programming-guides/encoding.
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 COMPILE_SECONDS = 60.0  # protoc takes 0.1; a machine that swaps is slower
 
 _FILE = "fedmb_writer.proto"
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
 
 
 class ProtobufPlan(NamedTuple):
@@ -148,11 +150,13 @@ def _compiled(writer: WriterSchema) -> bytes:
     with TemporaryDirectory(prefix="fedmb-proto-") as name:
         folder = Path(name)
         for path, text in (*writer.references, (_FILE, writer.text)):
-            parts = PurePosixPath(path).parts
-            if not parts or "\0" in path or any(part in {"..", "/"} for part in parts):
-                _refuse(f"schema {writer.id} must import files by plain names", path)
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text)
+            if not _PATH.fullmatch(path) or ".." in PurePosixPath(path).parts:
+                _refuse(f"schema {writer.id} must import files by plain names", ascii(path))
+            try:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes(text.encode(errors="replace"))
+            except (FileExistsError, NotADirectoryError, IsADirectoryError):
+                _refuse(f"schema {writer.id} must import files, none of them a folder of others", path)
         target = folder / "descriptors"
         options = ["--include_imports", f"--descriptor_set_out={target}", f"--proto_path={folder}"]
         command = [sys.executable, "-I", "-m", "grpc_tools.protoc", *options, _FILE]

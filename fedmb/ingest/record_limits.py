@@ -17,6 +17,6 @@ class RecordLimits(Section):
     max_columns: int = Field(default=1024, ge=1)
     """Columns of a task, and fields of a schema that a producer wrote by."""
     max_value_bytes: int = Field(default=67_108_864, ge=64)
-    """Bytes of a record that may hold many rows (packed, arrow)."""
+    """Bytes of a record that may hold many rows (packed, arrow), or one of a fixed size (sample)."""
     max_row_bytes: int = Field(default=1_048_576, ge=64)
-    """Bytes of a record that holds one row (json, sample, avro, protobuf)."""
+    """Bytes of a record that holds one row (json, avro, protobuf)."""
