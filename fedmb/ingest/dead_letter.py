@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from fedmb.errors import FedmbError, Unreachable
+from fedmb.errors import FedmbError
+from fedmb.ingest.log import records_between
 from fedmb.ingest.rejected_offsets import KEPT, RejectedOffsets
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ ERROR_HEADER = "fmb-error"
 EXPECTED_HEADER = "fmb-expected-schema"
 """Header of a dead letter: `schema_id` of the columns that were expected; `fmb-schema` is the record's own."""
 
-SILENT_SECONDS = 30.0  # a log that gives none of the letters it says it holds for so long does not answer
 _MAX_ERROR_CHARACTERS = 500  # the text may quote the record
-_READ_RECORDS = 500
 
 
 class DeadLetters(Protocol):
@@ -222,27 +220,10 @@ class LogDeadLetters:
 
 
 def _read_back(reader: LogReader, partition: StreamPartition) -> RejectedOffsets:
-    """Sources of the newest dead letters of a partition.
-
-    Raises:
-        Unreachable: the log does not give what it says it holds.
-    """
+    """Sources of the newest dead letters of a partition."""
     known = RejectedOffsets()
     end = reader.end_offsets()[partition]
-    read = max(reader.begin_offsets()[partition], end - KEPT)
-    reader.seek(partition, read)
-    silent_since = time.monotonic()
-    while read < end:
-        records = reader.poll(1.0, _READ_RECORDS)
-        for record in records:
-            read = record.offset + 1
-            if source := source_of(record):
-                known.add(*source)
-        if records:
-            silent_since = time.monotonic()
-        elif time.monotonic() - silent_since > SILENT_SECONDS:
-            raise Unreachable(
-                f"{partition} must give back its letters from offset {read} to {end}, none in {SILENT_SECONDS:g} s; "
-                "look whether its log answers"
-            )
+    for record in records_between(reader, max(reader.begin_offsets()[partition], end - KEPT), end):
+        if source := source_of(record):
+            known.add(*source)
     return known

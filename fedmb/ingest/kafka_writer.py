@@ -140,7 +140,7 @@ class KafkaLogWriter:
             raise ValueError(f"the writer of {self.partition} is closed; open another one")
         if size > self._message_bytes:
             raise SettingsError(
-                f"a record must fit into the {self._message_bytes} bytes that {self.partition.topic} takes, got {size}; "
+                f"a record must fit the {self._message_bytes} bytes that {self.partition.topic} takes, got {size}; "
                 "put fewer rows into it, or raise max.message.bytes of the topic",
                 key="rows_per_record",
             )

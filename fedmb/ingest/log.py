@@ -10,9 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from fedmb.ledger import StreamPartition
+
+READ_RECORDS = 500  # fetched at once when a stretch of a log is read through
+EMPTY_SECONDS = 2.0  # a poll that gives nothing for so long has nothing to give
 
 
 class Record(NamedTuple):
@@ -136,3 +139,23 @@ class Log(Protocol):
     def reader(self, topic: str, partitions: Sequence[int]) -> LogReader:
         """A reader that starts at offset 0 of each partition; partitions may not exist yet."""
         ...
+
+
+def records_between(reader: LogReader, first: int, stop: int) -> Iterator[Record]:
+    """Records of a reader's one partition from offset `first` up to, not including, `stop`.
+
+    It ends earlier where a broker's last offsets hold no records: a reader waits for those that are known to be
+    there, so an empty poll means that there are none.
+
+    Raises:
+        FedmbError: as `poll`.
+    """
+    (partition,) = reader.partitions
+    reader.seek(partition, first)
+    here = first
+    while here < stop and (records := reader.poll(EMPTY_SECONDS, READ_RECORDS)):
+        for record in records:
+            if record.offset >= stop:
+                return
+            yield record
+        here = records[-1].offset + 1
