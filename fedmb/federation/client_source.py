@@ -22,13 +22,12 @@ from fedmb.batch.files import load_table
 from fedmb.batch.minibatch import Columns, check_columns
 from fedmb.batch.sharding import dirichlet_shares
 from fedmb.errors import SettingsError
+from fedmb.ingest.codec_choice import CodecChoice, codecs_in
 from fedmb.ingest.dead_letter import LogDeadLetters
 from fedmb.ingest.file_log import FileLog
 from fedmb.ingest.file_writer import FsyncPolicy
-from fedmb.ingest.json_codec import JsonCodec
 from fedmb.ingest.log_source import LogSource
-from fedmb.ingest.packed_codec import PackedCodec
-from fedmb.ingest.stream_url import StreamUrl, open_log
+from fedmb.ingest.stream_url import StreamUrl, open_log, partitions_of
 from fedmb.replay.blend import Blend
 from fedmb.replay.ring import Ring
 from fedmb.replay.uniform import UniformReplay, capacity_for
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from fedmb.batch.rows import Rows
     from fedmb.batch.source import BatchSource
     from fedmb.ingest.codec import Codec
+    from fedmb.ingest.log import Log
 
 _TABLE_KEYS = {"share", "of", "alpha"}
 
@@ -72,9 +72,13 @@ class ClientSource:
     stream: LogSource | None = None
 
 
-def codecs(task: Task) -> Sequence[Codec]:
-    """The codecs of a task's records; records that name none are packed ones."""
-    return PackedCodec(task.schema), JsonCodec(task.schema)
+def codecs(task: Task, choice: CodecChoice = CodecChoice()) -> Sequence[Codec]:  # noqa: B008  # frozen
+    """The codecs of a task's records; records that name none are of the first, packed unless `choice` says otherwise.
+
+    Raises:
+        SettingsError: a codec that was chosen cannot be had.
+    """
+    return choice.for_schema(task.schema)
 
 
 def open_source(
@@ -113,11 +117,16 @@ def open_source(
     if url.startswith(DATASET):
         return ClientSource(rows.fetched(load_dataset(url), task.schema, seed=seed, client=client))
     rows.check_against("stream")
+    url, choice = codecs_in(url)
     named = StreamUrl.parse(url)
-    letters = FileLog.open(state / "dead-letters", id=f"{client}-dead-letters", fsync=FsyncPolicy.always(), create=True)
+    log = open_log(named)
+    letters: Log = log  # a cluster keeps a topic's dead letters beside it
+    if named.scheme != "kafka":
+        place = state / "dead-letters"
+        letters = FileLog.open(place, id=f"{client}-dead-letters", fsync=FsyncPolicy.always(), create=True)
     stream = LogSource(
-        open_log(named).reader(named.topic, named.partitions),
-        codecs(task),
+        log.reader(named.topic, partitions_of(log, named)),
+        codecs(task, choice),
         dead_letters=LogDeadLetters(letters),
         linger_seconds=streaming.linger_seconds,
         patience_seconds=streaming.patience_seconds,

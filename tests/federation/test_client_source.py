@@ -101,7 +101,7 @@ def test_a_poison_record_is_set_aside_and_learning_goes_on(tmp_path):
         ("table:task?share=4&of=4", "0 <= share < of"),
         ("table:task?shard=1", "0 <= share < of"),
         ("table:task?share=one", "whole numbers"),
-        ("kafkaesque://x", "must be file: or memory:"),
+        ("kafkaesque://x", "must be file:, memory: or kafka:"),
     ],
 )
 def test_a_url_that_breaks_a_rule_says_which(tmp_path, url, sentence):
