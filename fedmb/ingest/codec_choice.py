@@ -5,7 +5,8 @@
     kafka://broker:9092/rows?codecs=protobuf&schema_file=/etc/fedmb/row.proto
 
 A record's `fmb-codec` header chooses among them; one without the header is of the first. Without a choice a source
-reads whatever needs no schema of its producer's: packed, json, sample, and arrow where pyarrow is installed.
+reads whatever needs no schema of its producer's: packed, json, sample, and arrow where pyarrow is installed. The keys
+are the fields of `CodecChoice` and of its limits, and those of its registry with `registry_` before them.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from pydantic import Field, ValidationError
 from fedmb.errors import SettingsError
 from fedmb.ingest.arrow_codec import ArrowCodec
 from fedmb.ingest.avro_codec import AvroCodec
+from fedmb.ingest.codec import check_schema
 from fedmb.ingest.json_codec import JsonCodec
 from fedmb.ingest.packed_codec import PackedCodec
 from fedmb.ingest.protobuf_codec import ProtobufCodec
 from fedmb.ingest.record_limits import RecordLimits
+from fedmb.ingest.registry_writers import RegistryWriters
 from fedmb.ingest.sample_codec import SampleCodec
 from fedmb.ingest.schema_registry import RegistryAccess, SchemaRegistry
-from fedmb.ingest.writer_schema import FileWriters, RegistryWriters, WriterSchemas
+from fedmb.ingest.writer_schema import FileWriters, WriterSchemas
 from fedmb.section import Section
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ CODEC_NAMES: tuple[CodecName, ...] = get_args(CodecName)
 _BY_WRITER = {"avro": ".avsc", "protobuf": ".proto"}  # their records need the schema of whoever wrote them
 _REGISTRY = "registry"  # alone the registry's URL, before a _ a field of its access
 _KEYS = ("codecs", "checksum", "schema_file", "writer_id", "subject")
+_LIMITS = tuple(RecordLimits.model_fields)
 
 
 class CodecChoice(Section):
@@ -75,6 +79,7 @@ class CodecChoice(Section):
             for name in CODEC_NAMES
             if name not in _BY_WRITER and (name != "arrow" or importlib.util.find_spec("pyarrow"))
         )
+        check_schema(schema, limits=self.limits)
         if len(set(names)) < len(names):
             raise SettingsError(f"each codec must be named once, got {', '.join(names)}; drop one", key="codecs")
         writers = self._writers([name for name in names if name in _BY_WRITER])
@@ -126,7 +131,7 @@ def codecs_in(url: str) -> tuple[str, CodecChoice]:
     head, mark, query = url.partition("?")
     kept, said = [], {}
     for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in _KEYS and key.partition("_")[0] != _REGISTRY:
+        if key not in _KEYS + _LIMITS and key.partition("_")[0] != _REGISTRY:
             kept.append((key, value))
         elif key in said:
             raise SettingsError(f"each part of a stream must be given once, got {key} twice; drop one", key=key)
@@ -137,8 +142,9 @@ def codecs_in(url: str) -> tuple[str, CodecChoice]:
     names = said["codecs"].split(",") if "codecs" in said else []
     for name in names:
         _check_name(name)
-    fields: dict[str, object] = {key: value for key, value in said.items() if key in _KEYS} | {"codecs": names}
-    access = {key.removeprefix("registry_"): value for key, value in said.items() if key not in _KEYS}
+    fields: dict[str, object] = {key: said[key] for key in _KEYS if key in said} | {"codecs": names}
+    fields["limits"] = {key: said[key] for key in _LIMITS if key in said}
+    access = {key.removeprefix("registry_"): said[key] for key in said if key.partition("_")[0] == _REGISTRY}
     if access:
         fields[_REGISTRY] = {"url": access.pop(_REGISTRY, ""), **access}
     try:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from fedmb.ingest.schema_registry import SchemaRegistry
-
 FRAME_BYTES = 5
 MAX_SCHEMA_BYTES = 1 << 20
 
@@ -72,46 +70,6 @@ class WriterSchemas(Protocol):
         ...
 
 
-class RegistryWriters:
-    """Schemas of a registry.
-
-    Args:
-        registry: which.
-        subject: where to register the schema of what we write, by custom `<topic>-value`; empty writes nothing.
-    """
-
-    framed = True
-
-    def __init__(self, registry: SchemaRegistry, *, subject: str = "") -> None:
-        self._registry = registry
-        self._subject = subject
-        self._own: dict[str, tuple[WriterSchema, bytes]] = {}
-
-    def opened(self, value: bytes | memoryview) -> tuple[WriterSchema, memoryview]:
-        """A record's schema, asked for once, and what comes behind the frame; blocks while it is asked for.
-
-        Raises:
-            DecodeError, Unreachable, AccessDenied: as the protocol says.
-        """
-        number, body = _unframed(value)
-        return self._registry.schema(number), body
-
-    def for_writing(self, kind: str, text: str) -> tuple[WriterSchema, bytes]:
-        """`text` as registered under the subject, once, and its frame.
-
-        Raises:
-            SettingsError, Unreachable, AccessDenied: as the protocol says.
-        """
-        if text not in self._own:
-            if not self._subject:
-                raise SettingsError(
-                    "writing by a registry's schema needs a subject, got none; name it like TOPIC-value", key="subject"
-                )
-            number = self._registry.register(self._subject, kind, text)
-            self._own[text] = WriterSchema(number, kind, text), _frame(number)
-        return self._own[text]
-
-
 class FileWriters:
     """One schema for all records, from a file.
 
@@ -151,7 +109,7 @@ class FileWriters:
         """
         if not self.framed:
             return self._schema, memoryview(value)
-        number, body = _unframed(value)
+        number, body = unframed(value)
         if number != self._schema.id:
             raise DecodeError(
                 f"records must be of schema {self._schema.id}, got {number}; name the registry that knows both"
@@ -160,7 +118,7 @@ class FileWriters:
 
     def for_writing(self, kind: str, text: str) -> tuple[WriterSchema, bytes]:
         """The file's schema and its frame; `text` does not count."""
-        return self._schema, _frame(self._schema.id) if self.framed else b""
+        return self._schema, frame(self._schema.id) if self.framed else b""
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -178,11 +136,17 @@ def check_names(names: Iterable[str]) -> None:
             )
 
 
-def _frame(number: int) -> bytes:
+def frame(number: int) -> bytes:
+    """What a record of the schema with this id begins with."""
     return bytes([_MAGIC]) + number.to_bytes(FRAME_BYTES - 1, "big")
 
 
-def _unframed(value: bytes | memoryview) -> tuple[int, memoryview]:
+def unframed(value: bytes | memoryview) -> tuple[int, memoryview]:
+    """The id that a record begins with, and what comes behind it.
+
+    Raises:
+        DecodeError: it begins otherwise.
+    """
     view = memoryview(value)
     if len(view) < FRAME_BYTES or view[0] != _MAGIC:
         raise DecodeError(

@@ -17,8 +17,9 @@ from fedmb.errors import DecodeError, SettingsError, ShapeError, Unreachable
 from fedmb.ingest.avro_codec import AvroCodec
 from fedmb.ingest.avro_schema import avro_text
 from fedmb.ingest.codec import DTYPES, RowCodec
+from fedmb.ingest.registry_writers import RegistryWriters
 from fedmb.ingest.schema_registry import RegistryAccess, SchemaRegistry
-from fedmb.ingest.writer_schema import FileWriters, RegistryWriters
+from fedmb.ingest.writer_schema import FileWriters
 
 SCHEMA = {"x": Column("float32", (2, 3)), "ok": Column("bool"), "h": Column("float16"), "n": Column("uint64")}
 

@@ -104,6 +104,11 @@ def test_limits_reach_every_codec(tmp_path):
             codec.encode({"x": np.ones((1, 20)), "y": np.ones(1, np.uint8)})
     with pytest.raises(SettingsError, match="at most 64"):
         CodecChoice(codecs=("sample",), limits=limits).for_schema(wide)
+    with pytest.raises(SettingsError, match="raise max_columns"):
+        codecs_in(FILE + "&max_columns=1")[1].for_schema(wide)
+    assert codecs_in(FILE + "&max_row_bytes=64&max_headers=3")[1].limits == RecordLimits(
+        max_row_bytes=64, max_headers=3
+    )
     (avro,) = CodecChoice(codecs=("avro",), schema_file=file.replace("row", "wide"), limits=limits).for_schema(wide)
     with pytest.raises(ValueError, match="at most 64"):
         avro.encode({"x": np.ones((1, 20)), "y": np.ones(1, np.uint8)})
