@@ -1,6 +1,7 @@
 """What closes a round early, and what becomes of those that come later."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,26 @@ def test_a_late_reply_is_dropped_by_name_and_its_rows_are_learnt_once_all_the_sa
     assert sum(report.rows["stream"] for report in reports) == sum(
         site.learnt_rows(state.ledger) for site in (busy, slow)
     )
+
+
+def test_an_alarm_closes_the_round_while_another_client_is_at_work(tmp_path):
+    drifting, slow = (Site(tmp_path, name).append(rounds=2) for name in ("drifting", "slow"))
+    grid, reports, terms = SlowGrid([drifting, slow]), [], []
+    grid.held = {"slow"}
+    learn = drifting.trainer.run
+
+    def alarmed(*positional, **named):
+        terms.append(named["terms"])
+        learnt = learn(*positional, **named)
+        return replace(learnt, sums={**learnt.sums, "alarms": 1.0})
+
+    drifting.trainer.run = alarmed
+    loop_on(grid, {"count": 1, "closing": {"drift": True}}, on_round=lambda state, report: reports.append(report)).run(
+        first_state()
+    )
+
+    assert [(report.closed_by, report.clients) for report in reports] == [("drift", 1)]
+    assert terms[0].until_alarm
 
 
 def test_time_closes_a_round_for_clients_that_do_not_answer(tmp_path):

@@ -11,6 +11,7 @@ from fedmb.tasks.digits import Digits
 from fedmb.training.local_update import LocalUpdate
 from fedmb.training.parameters import initial_arrays
 from fedmb.training.recipe import Training
+from fedmb.training.round_terms import RoundTerms
 
 
 def table(count=100, seed=0):
@@ -151,3 +152,49 @@ def test_clients_learn_from_all_micro_sizes_alike():
 
     assert all(np.allclose(whole.arrays[name], parts.arrays[name], atol=1e-6) for name in whole.arrays)
     assert whole.sums["units"] == parts.sums["units"]
+
+
+class Quiet(Silent):
+    """A stream whose log holds `records` records beyond where it stands."""
+
+    def __init__(self, records):
+        super().__init__(rows=64)
+        self.records = records
+        self.limits = []
+
+    def lag(self):
+        return {"rows": self.records}
+
+    def limit_waiting(self, seconds, *, silence_seconds=math.inf):
+        self.limits.append((seconds, silence_seconds))
+
+
+def skipping(stream, terms):
+    trainer = LocalUpdate(Digits(), stream, Training.plain(steps=1), client="a", seed=0, stream=stream)
+    return trainer.run(initial_arrays(Digits(), 0), base_version=4, position={"source": {"at": 7}}, terms=terms)
+
+
+def test_a_stream_with_nothing_new_is_answered_for_at_once_and_stays_where_it_stands():
+    arrays = initial_arrays(Digits(), 0)
+    update = skipping(Quiet(records=0), RoundTerms(skips_silent=True))
+
+    assert (update.weight, update.rows, update.spans, update.base_version) == (0, {}, {}, 4)
+    assert update.positions == {"a": {"source": {"at": 7}}}
+    assert all(np.array_equal(update.arrays[name], arrays[name]) for name in arrays)
+
+
+def test_a_client_that_rests_does_not_look_at_its_stream():
+    assert skipping(Quiet(records=9), RoundTerms(resting=("b", "a"))).weight == 0
+    assert skipping(Quiet(records=9), RoundTerms(skips_silent=True, resting=("b",))).weight > 0
+
+
+def test_only_where_it_is_asked_for_a_silent_stream_is_skipped():
+    assert skipping(Quiet(records=0), RoundTerms()).weight > 0
+    assert run(local(steps=1)).weight > 0
+
+
+def test_a_stream_hears_how_long_the_round_may_wait_for_it():
+    stream = Quiet(records=1)
+    skipping(stream, RoundTerms(seconds=9, silence_seconds=2))
+
+    assert stream.limits == [(9, 2)]
