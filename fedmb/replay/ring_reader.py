@@ -132,8 +132,13 @@ class RingReader:
             assert self._commit is not None
             while self._scanned < self._commit.appended and (missing := size - self.found) > 0:
                 stop = min(self._commit.appended, self._scanned + missing)
-                if not self._is_whole(stop, self._commit):
-                    break
+                try:
+                    if not self._is_whole(stop, self._commit):
+                        break
+                except CorruptRing:
+                    if self._checked > self._scanned:
+                        self._scan(self._checked)
+                    raise
                 self._scan(stop)
             else:
                 break

@@ -17,11 +17,11 @@ import numpy as np
 
 from fedmb.batch.minibatch import check_columns
 from fedmb.errors import CorruptRing, NotEnoughRoom, SettingsError, StaleUpdate
-from fedmb.ledger import Ledger, Position, StreamPartition
+from fedmb.ledger import Ledger, Position
 from fedmb.replay.ring_cursor import last_release
 from fedmb.replay.ring_layout import storable
 from fedmb.replay.stream_block import MAX_PARTITIONS, block_cuts, block_rows, file_rows
-from fedmb.replay.stream_places import Places, advanced, array_of, behind, covers, last_of_each
+from fedmb.replay.stream_places import Places, advanced, array_of, behind, covers, last_of_each, ledger_of
 from fedmb.replay.stream_ring_file import StreamRingFile
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedmb.batch.minibatch import Columns, Schema
+    from fedmb.ledger import StreamPartition
 
     Whole: TypeAlias = NDArray[np.integer[Any]]
 
@@ -122,9 +123,11 @@ class StreamRing:
 
     @property
     def ledger(self) -> Ledger:
-        """The position behind the last row appended or passed over, by partition: where the stream is read on."""
-        places = self._file.last.ledger.tolist()
-        return Ledger({one: Position(*place) for one, place in zip(self.partitions, places, strict=True)})
+        """The position behind the last row appended or passed over, by partition: where the stream is read on.
+
+        Partitions that stand at their beginning are not named.
+        """
+        return ledger_of(self._file.last.ledger, self.partitions)
 
     def room(self) -> int:
         """Rows that may be appended now; under `drop_oldest` always all that the ring holds."""
