@@ -9,7 +9,7 @@ import pytest
 import torch
 
 GUIDES = Path(__file__).resolve().parents[1] / "docs" / "guide"
-PAGES = ("training.md", "gradient.md", "norm-layers.md")
+PAGES = ("forever.md", "training.md", "gradient.md", "norm-layers.md")
 
 
 @pytest.fixture(autouse=True)
