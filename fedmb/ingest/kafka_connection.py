@@ -27,6 +27,7 @@ from fedmb.ingest.kafka_options import (
     refuse,
     servers_of,
 )
+from fedmb.ingest.kafka_secrets import hide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,11 +51,6 @@ library_logger = logging.getLogger("fedmb.librdkafka")
 """Where confluent_kafka's library logs; it would write to stderr itself."""
 # It warns of each setting that it calls experimental, whenever a client is made; ours are chosen on purpose.
 library_logger.addFilter(lambda record: "CONFWARN" not in record.getMessage())
-
-
-def _hides_tokens(record: logging.LogRecord) -> bool:
-    """False for a line that would show what proves who we are: PLAIN sends the password as it is."""
-    return not any(type(part).__name__.startswith("Sasl") for part in record.args or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +191,8 @@ class KafkaConnection:
             SettingsError: a file that is named cannot be read.
         """
         self._check_files()
+        hide(self.password())
+        hide(self.key_password())
         arguments: dict[str, object] = {
             "bootstrap_servers": list(self.servers),
             "client_id": CLIENT_ID,
@@ -210,7 +208,6 @@ class KafkaConnection:
             arguments["ssl_keyfile"] = self.tls_key or self.tls_certificate or None
             arguments["ssl_password"] = self.key_password() or None
         if self.sasl:
-            logging.getLogger("kafka.net.connection").addFilter(_hides_tokens)  # added once, however often
             arguments["sasl_mechanism"] = self.sasl
             arguments["sasl_plain_username"] = self.user
             arguments["sasl_plain_password"] = self.password()

@@ -81,14 +81,16 @@ def read_options(options: Mapping[str, str]) -> dict[str, object]:
     return values
 
 
-def check_word(key: str, value: str) -> None:
-    """Accept one of the words that `key` takes.
+def check_word(key: str, value: str, where: str = "") -> None:
+    """Accept one of the words that `key` takes; `where` it stands is told.
 
     Raises:
         SettingsError: it is another one; the nearest is named.
     """
     if value not in WORDS[key]:
-        refuse(key, f"{key} must be one of {', '.join(WORDS[key])}, got {value!r}; {_way_out(value, WORDS[key])}")
+        refuse(
+            key, f"{key} must be one of {', '.join(WORDS[key])}, got {value!r}{where}; {_way_out(value, WORDS[key])}"
+        )
 
 
 def read_file(path: str, key: str) -> bytes:
@@ -143,7 +145,7 @@ def _converted(key: str, value: object, where: str) -> object:
     if not isinstance(value, str) or not value:
         refuse(key, f"{key} must be a text, got {value!r}{where}; leave the key out where there is none")
     if key in WORDS:
-        check_word(key, value)
+        check_word(key, value, where)
     return value
 
 

@@ -32,9 +32,7 @@ class Authority:
         own = own.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         self.ca.write_bytes(own.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
-    def certificate(
-        self, name: str, *, hosts: tuple[str, ...] = ("127.0.0.1",), lifetime: dt.timedelta = DAY
-    ) -> Path:
+    def certificate(self, name: str, *, hosts: tuple[str, ...] = ("127.0.0.1",), lifetime: dt.timedelta = DAY) -> Path:
         """PEM file with a certificate and its key; a negative lifetime has expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -78,7 +76,7 @@ def guarded_broker(directory: Path) -> KafkaBroker:
     settings = {
         "inter.broker.listener.name": "PLAINTEXT",
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:ANONYMOUS;User:bob",
+        "super.users": "User:ANONYMOUS;User:bob;User:CN=client",
         "ssl.truststore.type": "PEM",
         "ssl.truststore.location": str(ours.ca),
         "ssl.keystore.type": "PEM",
