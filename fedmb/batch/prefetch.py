@@ -13,10 +13,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from fedmb.batch.replay_share import SharesReplay, replay_share
 from fedmb.errors import NotEnoughData, SettingsError
 
 if TYPE_CHECKING:
     from fedmb.batch.minibatch import MiniBatch, Schema
+    from fedmb.batch.replay_share import ReplayShare
     from fedmb.batch.source import BatchSource, SourcePosition
 
 
@@ -45,11 +47,11 @@ class PrefetchStatistics:
 class Prefetch:
     """Takes from a source ahead of time, in one thread; the batches are those of the source. A `BatchSource`.
 
-    Batches are requested with the size asked for last. Another size, or a seek, rewinds the source to behind the last
-    batch that was taken here, so prefetching changes no row. `position()` is that of taken batches: what lies ready
-    does not count, and a run that stops loses none of it. The thread starts with the first `take` and ends with
-    `close`. An exception of the source arrives at the taker in its turn, with its traceback; the next `take` goes on
-    behind the last batch taken. A stream's silence counts only while somebody waits for it.
+    Batches are requested with the size asked for last. Another size, another replayed share, or a seek, rewinds the
+    source to behind the last batch that was taken here, so prefetching changes no row. `position()` is that of taken
+    batches: what lies ready does not count, and a run that stops loses none of it. The thread starts with the first
+    `take` and ends with `close`. An exception of the source arrives at the taker in its turn, with its traceback; the
+    next `take` goes on behind the last batch taken. A stream's silence counts only while somebody waits for it.
 
     Args:
         source: used by nobody else from now on; closed with this source.
@@ -108,10 +110,7 @@ class Prefetch:
             if self._is_closed:
                 raise RuntimeError("a closed source gives no batch; make a new one")
             if size != self._asked:
-                self._rest()
-                if self._source_position != self._position:
-                    self._source.seek(self._position)
-                    self._source_position = self._position
+                self._rewind()
                 self._asked = size
             self._start()
             self._is_waited_for = True
@@ -149,6 +148,28 @@ class Prefetch:
             self._source.seek(position)
             self._position = self._source_position = self._source.position()
 
+    @property
+    def replay_share(self) -> ReplayShare | None:
+        """That of the source."""
+        return replay_share(self._source)
+
+    def change_replay_share(self, share: float) -> None:
+        """Change the source's share from the next batch taken here on; what lies ready with the old one is dropped.
+
+        Raises:
+            SettingsError: the share is out of range, or nothing is remembered that could be replayed.
+        """
+        if not isinstance(self._source, SharesReplay) or (known := self._source.replay_share) is None:
+            raise SettingsError(
+                f"a replayed share of {share} needs a source that replays, got none; wrap it in a Blend"
+            )
+        if known.in_force == share:
+            return
+        with self._changed:
+            self._rewind()
+            self._source.change_replay_share(share)
+            self._position = self._source_position = self._source.position()
+
     def statistics(self) -> PrefetchStatistics:
         """How far the thread was ahead until now."""
         with self._changed:
@@ -164,6 +185,13 @@ class Prefetch:
         if self._thread is not None:
             self._thread.join()
         self._source.close()
+
+    def _rewind(self) -> None:
+        """Bring the source to where the last batch taken here ended; the condition is held."""
+        self._rest()
+        if self._source_position != self._position:
+            self._source.seek(self._position)
+            self._source_position = self._position
 
     def _rest(self) -> None:
         """Drop what lies ready and wait until the thread leaves the source alone; the condition is held."""
