@@ -9,6 +9,7 @@ import numpy as np
 
 from fedmb.errors import ShapeError
 from fedmb.sizing.noise_scale import heterogeneity, noise_of
+from fedmb.telemetry.prequential import prequential_means
 from fedmb.update import added
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def monitored(updates: Sequence[Update], before: Arrays, after: Arrays) -> dict[
     - `skipped`: steps whose gradient was thrown away;
     - `wait_share`: part of the clients' time that they waited for rows;
     - `joules_measured`, `joules_modelled`: energy, only where every client knows its own;
+    - `prequential_loss`, `prequential_accuracy`, …: fresh rows of streams before they were learnt, over the last rows
+      of each client (`training.prequential.window`); `fading_loss`, …: over all, with fading weights;
     - `noise`, `dissimilarity`: see `across_clients`.
     """
     _, sums = summed(updates)
@@ -47,7 +50,13 @@ def monitored(updates: Sequence[Update], before: Arrays, after: Arrays) -> dict[
     for name in ("joules_measured", "joules_modelled"):
         if updates and all(name in update.sums for update in updates):
             figures[name] = sums[name]
-    return figures | across_clients(updates, before)
+    return figures | prequential_means(sums) | across_clients(updates, before)
+
+
+def alarms_of(updates: Sequence[Update]) -> dict[str, int]:
+    """Drift alarms by client; one that tells of none is left out."""
+    found = {", ".join(one.clients): round(one.sums.get("alarms", 0.0)) for one in updates}
+    return {client: count for client, count in found.items() if count}
 
 
 def across_clients(updates: Sequence[Update], before: Arrays) -> dict[str, float]:

@@ -26,7 +26,7 @@ from pydantic import Field
 from fedmb.errors import NotEnoughData
 from fedmb.federation.closing import Closing
 from fedmb.federation.cohort import Cohort, Collector, reasons_in
-from fedmb.federation.round_figures import monitored, summed
+from fedmb.federation.round_figures import alarms_of, monitored, summed
 from fedmb.federation.silence import NewsWait, Silence
 from fedmb.federation.wire import arrays_from_record, arrays_to_record, train_config
 from fedmb.section import Section
@@ -230,6 +230,7 @@ class RoundLoop:
             closed_by=cohort.closed_by,
             set_aside=self.watch.set_aside() if self.watch.set_aside else 0,
             monitor=monitored(updates, before, state.arrays),
+            alarms=alarms_of(updates),
         )
 
 

@@ -39,6 +39,8 @@ class RoundReport:
 
     monitor: Mapping[str, float] = field(default_factory=dict)
     """What to watch beside the loss, such as "gradient_norm" and "update_ratio"; absent where nobody measured it."""
+    alarms: Mapping[str, int] = field(default_factory=dict)
+    """Drift alarms that rang in the round, by client; clients without one are left out."""
 
     @property
     def rows_per_second(self) -> float:
@@ -61,6 +63,7 @@ class RoundReport:
             "monitor": {name: _number(value) for name, value in self.monitor.items()},
             "skipped": list(self.skipped),
             "closed_by": self.closed_by,
+            "alarms": dict(self.alarms),
         }
 
 

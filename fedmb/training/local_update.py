@@ -103,14 +103,16 @@ class LocalUpdate:
         budget = replace(self._budget, seconds=min(self._budget.seconds, terms.seconds))
         spent = self._meter.used()
         load_arrays(self.model, self._local.overlaid(arrays, base_version))
-        trainer = self.training.build_trainer(self.task, self.model, self.source, self._pacing, self.device, self.ranks)
+        trainer = self.training.build_trainer(
+            self.task, self.model, self.source, self._pacing, self.device, self.ranks, client=self.client
+        )
         trainer.source.seek(dict(position.get("source", {})))
         if "trainer" in position:
             trainer.load_clock_state(position["trainer"])
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(torch_seed(self.seed, self.client, base_version, "train"))
-            learnt = trainer.run(budget)
-        sums = learnt.sums()
+            learnt = trainer.run(budget, until_alarm=terms.until_alarm)
+        sums = learnt.sums() | (trainer.watch.sums() if trainer.watch is not None else {})
         if trainer.stats.trace is not None:
             sums["trace_units"] = trainer.stats.trace * learnt.units
         if spent.joules is not None and (now := self._meter.used()).joules is not None:

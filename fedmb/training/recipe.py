@@ -13,6 +13,9 @@ from fedmb.sizing.learning_rate_section import LearningRate
 from fedmb.sizing.pacing import Pacing, Values, pacing
 from fedmb.sizing.sizing_section import Sizing
 from fedmb.telemetry.energy import available_meter
+from fedmb.telemetry.prequential import Prequential
+from fedmb.training.drift import Drift, DriftResponse, Scoring
+from fedmb.training.fresh_watch import FreshWatch
 from fedmb.training.guard import Clip, Finite, GradientGuard, Spike
 from fedmb.training.microbatch import Split
 from fedmb.training.norm import frozen_norm, ghost_norm, group_norm, layer_norm
@@ -105,6 +108,8 @@ class Training(Section):
     """Steps between two measurements of the gradient noise; 0 measures it only where a policy reads it."""
     watts: float | None = Field(default=None, gt=0)
     """Power to model energy with where this machine cannot measure it."""
+    prequential: Scoring = Scoring()
+    drift: Drift = Drift()
 
     @classmethod
     def plain(cls, *, batch_size: int = 32, learning_rate: float = 0.1, **others: Any) -> Training:  # fields
@@ -171,6 +176,7 @@ class Training(Section):
             raise SettingsError(
                 "a full batch needs a table, got a stream, which has no end; take another kind", key="sizing.kind"
             )
+        self.drift.check(source)
         return self._pacing(source.examples_per_epoch, norm_momentum=_norm_momentum(model))
 
     def build_trainer(
@@ -181,8 +187,11 @@ class Training(Section):
         paced: Pacing,
         device: torch.device,
         ranks: Ranks | None = None,
+        client: str = "",
     ) -> Trainer:
         """A trainer of `model`, which lies on `device`, with a fresh optimiser, on one or several `ranks`.
+
+        `client` is the name in its log lines.
 
         Raises:
             SettingsError: the optimiser or the model lacks what the settings want to change.
@@ -217,7 +226,25 @@ class Training(Section):
             follow=paced.follow,
             noise_every=self.noise_every,
             average=WeightAverage(model, self.average) if self.average is not None else None,
+            watch=self._watch(source, step.ranks, client),
             meter=available_meter(self.watts) if "joules" in paced.reads else None,
+        )
+
+    def _watch(self, source: BatchSource, ranks: Ranks, client: str) -> FreshWatch | None:
+        """Scores and alarms of a stream; None for a table, which has no fresh rows, and where all is off."""
+        scored, detector = self.prequential.window, self.drift.build()
+        is_endless = ranks.told(math.isinf(source.examples_per_epoch))  # rank 0's source is the client's
+        if not is_endless or (not scored and detector is None):
+            return None
+        return FreshWatch(
+            source,
+            prequential=Prequential(window=scored, fading=self.prequential.fading) if scored else None,
+            detector=detector,
+            response=DriftResponse(self.drift, multiple=self.sizing.multiple) if detector is not None else None,
+            every=self.prequential.every,
+            client=client,
+            ranks=ranks,
+            multiple=self._split().multiple,
         )
 
     def _split(self) -> Split:

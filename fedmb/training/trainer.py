@@ -2,6 +2,7 @@
 
     while the budget lasts:
         size  = policy(progress, stats)                 # every POLL steps
+        size, replayed share = as an alarm says         # where a watch listens to a stream's fresh rows
         batch = source.take(size)
         hyper-parameters = schedule(samples) x follow(rows of this batch)
         report = step(batch)                            # split, precision, edits, guard, optimiser
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from fedmb.sizing.clocks import Follow
     from fedmb.sizing.schedule import Schedule
     from fedmb.telemetry.energy import Meter
+    from fedmb.training.fresh_watch import FreshWatch
     from fedmb.training.step import StepReport, TrainStep
     from fedmb.training.weight_average import WeightAverage
 
@@ -55,6 +57,7 @@ class Trainer:
         follow: hyper-parameters that follow the rows of each step.
         noise_every: steps between two measurements of the gradient noise; 0 measures only what the policy reads.
         average: moving average of the weights, updated after each step.
+        watch: scores fresh rows of a stream and answers alarms; made for this step and source.
         meter: counts the joules that an energy policy reads.
         clock: seconds, for the time that a policy reads and the waiting for rows.
 
@@ -72,6 +75,7 @@ class Trainer:
         follow: Follow | None = None,
         noise_every: int = 0,
         average: WeightAverage | None = None,
+        watch: FreshWatch | None = None,
         meter: Meter | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -80,11 +84,14 @@ class Trainer:
         self.size = fixed(size) if isinstance(size, int) else size
         if math.isinf(self.size.largest):
             raise SettingsError("a batch size needs an upper bound, got a policy without one; add .clip(lo, hi)")
+        if watch is not None and (answer := watch.schedule) is not None:
+            schedule = schedule * answer if schedule is not None else answer
         self.hyperparameters = Hyperparameters(step.model, step.optimizer, schedule=schedule, follow=follow)
         reads = self.size.reads | (follow.reads if follow else frozenset())
         self.noise_every = noise_every or (NOISE_EVERY if "noise" in reads else 0)
         self.stats = Stats()
         self.average = average
+        self.watch = watch
         self._reads = reads
         self._meter = meter
         self._clock = clock
@@ -105,8 +112,8 @@ class Trainer:
             asked_at=self._asked_at,
         )
 
-    def run(self, budget: Budget) -> Learnt:
-        """Train until the budget is used up; a source that stays silent ends it early.
+    def run(self, budget: Budget, *, until_alarm: bool = False) -> Learnt:
+        """Train until the budget is used up; a source that stays silent, or with `until_alarm` a drift, ends it early.
 
         Raises:
             Diverged: fp16 overflows at every scale.
@@ -117,8 +124,14 @@ class Trainer:
         rows_left, deadline = budget.samples, began + budget.seconds
         paced, rate = self.hyperparameters.changes, self.hyperparameters.learning_rate
         self.step.model.train()
+        watch = self.watch
+        if watch is not None:
+            watch.begin()
         while learnt.steps < budget.steps and rows_left > 0 and self._is_before(deadline):
-            wanted = int(min(self._next_size(), rows_left))
+            size = self._next_size()
+            if watch is not None:
+                size = watch.before_step(self._steps, self._samples, size)
+            wanted = int(min(size, rows_left))
             asked = self._clock()
             try:
                 batch = self.source.take(wanted)
@@ -136,6 +149,10 @@ class Trainer:
             learnt.wait_seconds += started - asked
             learnt.count(batch, report)
             self._observe(report, started, warm=learnt.steps > 1)
+            if watch is not None:
+                watch.after_step(batch, report, self._samples)
+                if until_alarm and watch.has_alarm:
+                    break
             rows_left -= len(batch)
         ranks.agree(self.step.model)
         learnt.seconds = self._clock() - began
@@ -175,11 +192,13 @@ class Trainer:
         return None if before is None or self._joules is None else self._joules - before
 
     def clock_state(self) -> dict[str, Any]:
-        """Progress, statistics, guard and scale as JSON values: what a client carries from round to round."""
+        """Progress, statistics, watch, guard and scale as JSON values: what a client carries from round to round."""
         state: dict[str, Any] = {"samples": self._samples, "steps": self._steps}
         state |= {"size": self._size, "asked_at": self._asked_at}
         if self._reads or self.noise_every:
             state["stats"] = self.stats.state_dict()
+        if self.watch is not None:
+            state["watch"] = self.watch.state_dict()
         if self.step.guard is not None:
             state["guard"] = self.step.guard.state_dict()
         if scale := self.step.precision.state_dict():
@@ -191,12 +210,14 @@ class Trainer:
 
         Raises:
             SettingsError: the state belongs to another precision.
-            ValueError: the state belongs to other statistics.
+            ValueError: the state belongs to other statistics or to another watch.
         """
         self._samples, self._steps = state["samples"], state["steps"]
         self._size, self._asked_at = state["size"], state["asked_at"]
         if "stats" in state:
             self.stats.load_state_dict(state["stats"])
+        if "watch" in state and self.watch is not None:
+            self.watch.load_state_dict(state["watch"])
         if "guard" in state and self.step.guard is not None:
             self.step.guard.load_state_dict(state["guard"])
         self.step.precision.load_state_dict(state.get("precision", {}))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedmb.federation.round_figures import across_clients, monitored, summed
+from fedmb.federation.round_figures import across_clients, alarms_of, monitored, summed
 from fedmb.update import Update
 
 BEFORE = {"w": np.full(400, 2.0), "seen": np.array(7)}
@@ -31,6 +31,23 @@ def test_means_are_sums_divided_once():
 
     assert figures["gradient_norm"] == 12.0 / 8.0
     assert figures["wait_share"] == 0.25
+
+
+def test_scores_of_streams_are_divided_once_over_clients_and_absent_without_a_stream():
+    one = update("a", 0.0, prequential_units=30.0, prequential_loss=30.0, fading_units=2.0, fading_loss=1.0)
+    other = update("b", 0.0, prequential_units=10.0, prequential_loss=50.0, fading_units=2.0, fading_loss=2.0)
+    figures = monitored([one, other, update("table", 0.0)], BEFORE, BEFORE)
+
+    assert figures["prequential_loss"] == 80.0 / 40.0
+    assert figures["fading_loss"] == 3.0 / 4.0
+    assert not any("units" in name for name in figures)
+    assert not any("prequential" in name for name in monitored([update("table", 0.0)], BEFORE, BEFORE))
+
+
+def test_alarms_are_named_by_client():
+    clients = [update("a", 0.0, alarms=2.0), update("b", 0.0, alarms=0.0), update("table", 0.0)]
+
+    assert alarms_of(clients) == {"a": 2}
 
 
 def test_the_update_ratio_is_the_change_over_the_weights_and_counters_do_not_count():
