@@ -5,6 +5,7 @@ table:/data/a.npz table:/data/b.npz    several tables, mixed in every batch
 table:task?share=0&of=4                one label-skewed share of the task's own rows
 dataset:my.module:Scans?root=/data     a map-style dataset, torch's included, called with what follows the ?
 file:///var/log/fedmb?topic=digits     a stream; its rows are blended with replayed ones
+ring:/var/lib/fedmb/rows.ring          a stream that a daemon on this machine reads into a ring; blended likewise
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.stream_url import StreamUrl, open_log, partitions_of
 from fedmb.replay.blend import Blend
 from fedmb.replay.ring import Ring
+from fedmb.replay.ring_source import RingSource
 from fedmb.replay.uniform import UniformReplay, capacity_for
 from fedmb.section import Section
 from fedmb.seeding import generator
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from fedmb.ingest.log import Log
 
 _TABLE_KEYS = {"share", "of", "alpha"}
+RING = "ring:"
 
 
 class Streaming(Section):
@@ -69,7 +72,7 @@ class ClientSource:
     """A client's source, with the stream inside it where there is one."""
 
     source: BatchSource
-    stream: LogSource | None = None
+    stream: LogSource | RingSource | None = None
 
 
 def codecs(task: Task, choice: CodecChoice = CodecChoice()) -> Sequence[Codec]:  # noqa: B008  # frozen
@@ -107,7 +110,7 @@ def open_source(
     Raises:
         SettingsError: the URL breaks a rule.
         ShapeError: a table's columns are not the task's.
-        AlreadyOwned: another live process has the client's ring.
+        AlreadyOwned: another live process has the client's ring, or reads the stream's.
     """
     if url.startswith("table:"):
         tables = {one: table_columns(one, task, seed=seed, mapped=rows.mapped) for one in url.split()}
@@ -117,6 +120,28 @@ def open_source(
     if url.startswith(DATASET):
         return ClientSource(rows.fetched(load_dataset(url), task.schema, seed=seed, client=client))
     rows.check_against("stream")
+    stream = (
+        ring_source(url, task, streaming, rows)
+        if url.startswith(RING)
+        else log_source(url, task, client, state, streaming)
+    )
+    if replaying.share == 0:
+        return ClientSource(rows.ahead(stream), stream)
+    try:
+        ring = Ring.mapped(state / "replay.ring", task.schema, capacity_for(replaying.window))
+    except BaseException:
+        stream.close()
+        raise
+    replay = UniformReplay(ring, replaying.window, seed=seed, client=client)
+    return ClientSource(rows.ahead(Blend(stream, replay, replaying.share)), stream)
+
+
+def log_source(url: str, task: Task, client: str, state: Path, streaming: Streaming) -> LogSource:
+    """The stream that a URL names, read by this process.
+
+    Raises:
+        SettingsError: the URL breaks a rule.
+    """
     url, choice = codecs_in(url)
     named = StreamUrl.parse(url)
     log = open_log(named)
@@ -124,18 +149,38 @@ def open_source(
     if named.scheme != "kafka":
         place = state / "dead-letters"
         letters = FileLog.open(place, id=f"{client}-dead-letters", fsync=FsyncPolicy.always(), create=True)
-    stream = LogSource(
+    return LogSource(
         log.reader(named.topic, partitions_of(log, named)),
         codecs(task, choice),
         dead_letters=LogDeadLetters(letters),
         linger_seconds=streaming.linger_seconds,
         patience_seconds=streaming.patience_seconds,
     )
-    if replaying.share == 0:
-        return ClientSource(rows.ahead(stream), stream)
-    ring = Ring.mapped(state / "replay.ring", task.schema, capacity_for(replaying.window))
-    replay = UniformReplay(ring, replaying.window, seed=seed, client=client)
-    return ClientSource(rows.ahead(Blend(stream, replay, replaying.share)), stream)
+
+
+def ring_source(url: str, task: Task, streaming: Streaming, rows: Rows) -> RingSource:
+    """The ring that a `ring:` URL names; need not exist yet.
+
+    Raises:
+        SettingsError: the URL breaks a rule, or rows are to be made ahead.
+        ShapeError: the ring's columns are not the task's.
+        AlreadyOwned: another live process reads it.
+    """
+    parts = urlsplit(url)
+    if not parts.path or parts.netloc or parts.query or parts.fragment:
+        raise SettingsError(f"a ring is written ring:/path/to/ring, got {url!r}; name the file that the daemon fills")
+    if rows.prefetch:
+        raise SettingsError(
+            f"rows of a ring are not made ahead, got rows.prefetch = {rows.prefetch}: they are in memory already, and "
+            "a seek back would give up rows that no stored model has learnt; set rows.prefetch to 0",
+            key="rows.prefetch",
+        )
+    return RingSource(
+        unquote(parts.path),
+        task.schema,
+        linger_seconds=streaming.linger_seconds,
+        patience_seconds=streaming.patience_seconds,
+    )
 
 
 def table_columns(url: str, task: Task, *, seed: int, mapped: bool = False) -> Columns:

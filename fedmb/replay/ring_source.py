@@ -93,6 +93,7 @@ class RingSource:
         self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
         self._clock = clock
+        self._waits_until = self._longest_silence = math.inf
         self._rows = self._bytes = self._skipped = 0
         self._stored = self._taken = Ledger()  # while no ring is attached
         self._reader: RingReader | None = None
@@ -171,11 +172,25 @@ class RingSource:
         else:
             self._stored = self._taken = found
 
+    def limit_waiting(self, seconds: float, *, silence_seconds: float = math.inf) -> None:
+        """Be less patient from now on than this source was made to be; inf lifts a limit.
+
+        Args:
+            seconds: no `take` waits for rows any longer than that from now on.
+            silence_seconds: most time without a row that a `take` waits for.
+        """
+        self._waits_until, self._longest_silence = self._clock() + seconds, silence_seconds
+
     def lag(self) -> dict[StreamPartition, int]:
-        """Records between the rows taken and the end of what the writer has read, by partition."""
+        """Records between the rows taken and the end of what the writer has read, by partition.
+
+        Nothing lags while the ring has no row to take: records without rows behind the last one wait for the next.
+        """
         reader = self._attached()
         if reader is None or (commit := reader.view.newest()) is None:
             return {}
+        if reader.unread(commit)[0] == 0:
+            return dict.fromkeys(reader.view.partitions, 0)
         ends, taken = ledger_of(commit.ledger, reader.view.partitions), reader.taken
         return {one: max(0, ends.position(one).offset - taken.position(one).offset) for one in reader.view.partitions}
 
@@ -236,7 +251,8 @@ class RingSource:
             if found > before:
                 silent_since, pause = now, SHORTEST_SECONDS
                 closes_at = min(closes_at, now + self._linger_seconds)
-            deadline = min(silent_since + self._patience_seconds, closes_at)
+            patience = min(self._patience_seconds, self._longest_silence)
+            deadline = min(silent_since + patience, closes_at, self._waits_until)
             is_full = reader is not None and reader.is_full()
             if found >= size or is_full or now >= deadline:
                 break

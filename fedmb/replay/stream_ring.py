@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from fedmb.batch.minibatch import Columns, Schema
     from fedmb.ledger import StreamPartition
+    from fedmb.replay.stream_commit import StreamCommit
 
     Whole: TypeAlias = NDArray[np.integer[Any]]
 
@@ -65,7 +66,7 @@ class StreamRingStatistics:
 
 
 class StreamRing:
-    """The writer of a stream ring; one for each file, used by one thread.
+    """The writer of a stream ring; one for each file, used by one thread but for `statistics`.
 
     Args:
         path: the file; made when it does not exist, in a folder of a disk that holds it.
@@ -132,7 +133,8 @@ class StreamRing:
     def room(self) -> int:
         """Rows that may be appended now; under `drop_oldest` always all that the ring holds."""
         self._check_open()
-        return self._free(self._unneeded()[1]) if self._waits else self.capacity
+        last = self._file.last
+        return self.capacity - (last.appended - self._unneeded(last)[1]) if self._waits else self.capacity
 
     def append(self, columns: Columns, partitions: Whole, offsets: Whole, rows: Whole, left: Whole) -> None:
         """Keep rows behind the newest, and let the ledger stand behind them; a killed process keeps all or none.
@@ -196,16 +198,16 @@ class StreamRing:
         self._is_closed = True
 
     def statistics(self) -> StreamRingStatistics:
-        """A frozen snapshot."""
+        """A frozen snapshot; from any thread."""
         self._check_open()
         last = self._file.last
-        released, block = self._unneeded()
+        released, block = self._unneeded(last)
         return StreamRingStatistics(
             capacity=self.capacity,
             rows=last.appended,
             bytes=last.appended * self._row_bytes,
             unread=last.appended - released,
-            room=self._free(block),
+            room=self.capacity - (last.appended - block),
             released=released - last.dropped,
             dropped=last.dropped,
             forgotten=last.forgotten,
@@ -213,12 +215,8 @@ class StreamRing:
             path=self.path,
         )
 
-    def _free(self, block: int) -> int:
-        return self.capacity - (self._file.last.appended - block)
-
-    def _unneeded(self) -> tuple[int, int]:
+    def _unneeded(self, last: StreamCommit) -> tuple[int, int]:
         """Up to which row the reader needs none, and the first row of the block that holds it."""
-        last = self._file.last
         release = last_release(self.path, last.generation, len(self.partitions))
         if release is None or release.row <= last.oldest:
             return last.oldest, last.oldest
@@ -238,11 +236,11 @@ class StreamRing:
 
     def _give_up(self, needed: int) -> None:
         last = self._file.last
-        released, block = self._unneeded()
+        released, block = self._unneeded(last)
         limit = block if self._waits else last.appended
         if needed > limit:
             raise NotEnoughRoom(
-                f"{self.path} has room for {self._free(block) if self._waits else self.capacity} rows, got "
+                f"{self.path} has room for {self.capacity - last.appended + limit} rows, got "
                 f"{needed + self.capacity - last.appended}; append what room() says, or make the ring larger"
             )
         target = min(limit, max(needed, last.oldest + self.capacity // GIVEN_UP_SHARE))

@@ -21,6 +21,7 @@ from fedmb.federation.client_source import Replaying, Streaming, codecs, open_so
 from fedmb.federation.rounds import Rounds
 from fedmb.ingest.file_log import FileLog
 from fedmb.ingest.file_writer import FsyncPolicy
+from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.producer import Feeder
 from fedmb.section import Section
 from fedmb.seeding import generator
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from fedmb.batch.dataset import MapDataset
     from fedmb.batch.minibatch import Columns
     from fedmb.batch.source import BatchSource
-    from fedmb.ingest.log_source import LogSource
     from fedmb.training.task import TaskWithData
 
 TOPIC = "rows"
@@ -221,7 +221,7 @@ class Population:
             rows=settings.rows,
         )
         stream = opened.stream
-        assert stream is not None, "a file: URL opens a stream"
+        assert isinstance(stream, LogSource), "a file: URL opens a log"
         drifting = DriftingRows(
             pool,
             label=self.task.label,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from ring_sources import blended_ring, stream_ring
 from row_sources import (
     buckets,
     curriculum,
@@ -116,6 +117,9 @@ WORLDS: dict[str, Callable[[Path], Opener]] = {
     "blend of a ninth": functools.partial(blend, share=1 / 9),
     "stream": stream,
     "stream of three partitions": functools.partial(stream, partitions=3),
+    "ring": stream_ring,
+    "ring of three partitions": functools.partial(stream_ring, partitions=3),
+    "ring with replay": blended_ring,
     "stream with replay": blended_stream,
     "blend without replay": functools.partial(blend, share=0.0),
     "mapped table": mapped_table,

@@ -4,12 +4,15 @@ import pytest
 from fedmb.batch.minibatch import check_columns
 from fedmb.batch.rows import Rows
 from fedmb.batch.table import TableSource
-from fedmb.errors import SettingsError, ShapeError
+from fedmb.errors import AlreadyOwned, SettingsError, ShapeError
 from fedmb.federation.client_source import Replaying, Streaming, codecs, open_source, table_columns
 from fedmb.ingest.codec import codec_headers
 from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.stream_url import open_log
+from fedmb.ledger import StreamPartition
 from fedmb.replay.blend import Blend
+from fedmb.replay.ring_source import RingSource
+from fedmb.replay.stream_ring import StreamRing
 from fedmb.tasks.brackets import Brackets
 from fedmb.tasks.communities import Communities
 from fedmb.tasks.digits import Digits
@@ -68,6 +71,47 @@ def test_a_stream_url_opens_a_log_with_replay(tmp_path):
     found.source.close()
 
 
+def filled_ring(path, rows=32):
+    partition = StreamPartition("site", "rows", 0)
+    ring = StreamRing(path, Digits.schema, [partition], max_rows=100)
+    part = {name: array[:rows] for name, array in ROWS.items()}
+    ring.append(part, *np.array([(0, row, 0, 0) for row in range(rows)]).T)
+    return ring
+
+
+def test_a_ring_url_opens_a_daemons_ring_with_replay(tmp_path):
+    ring = filled_ring(tmp_path / "site a.ring")
+    found = opened(f"ring:{tmp_path}/site%20a.ring", tmp_path)
+
+    first, second = found.source.take(16), found.source.take(16)
+
+    assert isinstance(found.stream, RingSource)
+    assert (first.origins, second.origins) == ({"stream": 16}, {"stream": 8, "replay": 8})
+    found.source.seek(found.source.position())
+    assert ring.room() == 100 - 8
+    found.source.close()
+    ring.close()
+
+
+def test_a_ring_may_be_filled_later(tmp_path):
+    found = opened(f"ring:{tmp_path}/later.ring", tmp_path, share=0.0)
+    filled_ring(tmp_path / "later.ring").close()
+
+    assert len(found.source.take(32)) == 32
+    found.source.close()
+
+
+def test_a_client_whose_memory_is_in_use_leaves_the_daemons_ring_free(tmp_path):
+    filled_ring(tmp_path / "rows.ring").close()
+    first = opened(f"ring:{tmp_path}/rows.ring", tmp_path)
+    (tmp_path / "rows.ring").rename(tmp_path / "moved.ring")
+
+    for _ in range(2):
+        with pytest.raises(AlreadyOwned, match=r"replay\.ring is in use"):
+            opened(f"ring:{tmp_path}/moved.ring", tmp_path)
+    first.source.close()
+
+
 def test_without_replay_nothing_is_remembered_on_disk(tmp_path):
     found = opened(log_with_rows(tmp_path), tmp_path, share=0.0)
 
@@ -101,12 +145,20 @@ def test_a_poison_record_is_set_aside_and_learning_goes_on(tmp_path):
         ("table:task?share=4&of=4", "0 <= share < of"),
         ("table:task?shard=1", "0 <= share < of"),
         ("table:task?share=one", "whole numbers"),
+        ("ring:", "ring:/path"),
+        ("ring://host/rows.ring", "ring:/path"),
+        ("ring:/rows.ring?topic=rows", "ring:/path"),
         ("kafkaesque://x", "must be file:, memory: or kafka:"),
     ],
 )
 def test_a_url_that_breaks_a_rule_says_which(tmp_path, url, sentence):
     with pytest.raises(SettingsError, match=sentence):
         opened(url, tmp_path)
+
+
+def test_rows_of_a_ring_are_not_made_ahead(tmp_path):
+    with pytest.raises(SettingsError, match=r"rows\.prefetch to 0"):
+        opened(f"ring:{tmp_path}/ring", tmp_path, rows={"prefetch": 2})
 
 
 def test_a_table_of_another_task_is_refused(tmp_path):

@@ -35,10 +35,12 @@ def test_a_span_stops_behind_the_last_row_taken_not_behind_what_was_passed_over(
     feed(ring, [(1, 1)])
     ring.pass_over({PARTITIONS[0]: Position(9), PARTITIONS[1]: Position(40)})
 
+    assert source.lag() == {PARTITIONS[0]: 9, PARTITIONS[1]: 40, PARTITIONS[2]: 0}
+
     batch = source.take(5)
 
     assert batch.span == {PARTITIONS[1]: (Position(0), Position(1))}
-    assert source.lag() == {PARTITIONS[0]: 9, PARTITIONS[1]: 39, PARTITIONS[2]: 0}
+    assert set(source.lag().values()) == {0}  # no row waits
 
 
 def test_a_log_sources_position_is_understood(place, tmp_path):
@@ -91,6 +93,17 @@ def test_patience_ends(place):
     with pytest.raises(NotEnoughData, match=r"within 0\.05 s, got none; start the daemon"):
         source.take(8)
     assert time.monotonic() - began >= 0.05
+
+
+def test_a_round_may_allow_less_patience_than_the_source_has(place):
+    place.write()
+    source, began = place.read(patience_seconds=math.inf), time.monotonic()
+
+    for limits in ({"seconds": 0.05}, {"seconds": math.inf, "silence_seconds": 0.05}):
+        source.limit_waiting(**limits)
+        with pytest.raises(NotEnoughData):
+            source.take(8)
+    assert 0.1 <= time.monotonic() - began < 30
 
 
 def test_waiting_costs_next_to_nothing(place):
