@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from joined_sources import joined
 from ring_sources import blended_ring, stream_ring
 from row_sources import (
     buckets,
@@ -121,6 +122,7 @@ WORLDS: dict[str, Callable[[Path], Opener]] = {
     "ring of three partitions": functools.partial(stream_ring, partitions=3),
     "ring with replay": blended_ring,
     "stream with replay": blended_stream,
+    "questions and late answers": joined,
     "blend without replay": functools.partial(blend, share=0.0),
     "mapped table": mapped_table,
     "dataset": dataset,
@@ -140,6 +142,7 @@ WORLDS: dict[str, Callable[[Path], Opener]] = {
     "table ahead by four": prefetched(table, 4),
     "buckets ahead": prefetched(buckets, 2),
     "stream ahead": prefetched(stream, 2),
+    "questions and late answers ahead": prefetched(joined, 2),
     "stream with replay ahead": prefetched(blended_stream, 2),
 }
 
