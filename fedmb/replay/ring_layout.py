@@ -105,6 +105,11 @@ def storable(schema: Schema, capacity: int) -> dict[str, Column]:
     return {name: Column(column.dtype, tuple(column.shape)) for name, column in schema.items()}
 
 
+def row_bytes(schema: Schema) -> int:
+    """Bytes of a row in all its columns."""
+    return sum(np.dtype((column.dtype, column.shape)).itemsize for column in schema.values())
+
+
 def own(descriptor: int, path: Path) -> None:
     """Be the file's only owner until its descriptor is unlocked and closed.
 

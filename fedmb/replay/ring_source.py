@@ -19,7 +19,7 @@ from fedmb.batch.minibatch import MiniBatch
 from fedmb.errors import CorruptRing, NotEnoughData, SettingsError
 from fedmb.ledger import Ledger
 from fedmb.replay.ring_cursor import RingCursor
-from fedmb.replay.ring_layout import storable
+from fedmb.replay.ring_layout import row_bytes, storable
 from fedmb.replay.ring_reader import RingReader
 from fedmb.replay.stream_places import ledger_of
 from fedmb.replay.stream_ring_view import StreamRingView
@@ -90,11 +90,12 @@ class RingSource:
                 raise SettingsError(f"{key} must be 0 or more, got {seconds}; math.inf waits without end", key=key)
         self._path = Path(path)
         self._schema = storable(schema, 1)
+        self._row_bytes = row_bytes(self._schema)
         self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
         self._clock = clock
         self._waits_until = self._longest_silence = math.inf
-        self._rows = self._bytes = self._skipped = 0
+        self._rows = self._skipped = 0
         self._stored = self._taken = Ledger()  # while no ring is attached
         self._reader: RingReader | None = None
         self._is_closed = False
@@ -143,7 +144,6 @@ class RingSource:
         columns, span = taken
         num_rows = len(next(iter(columns.values())))
         self._rows += num_rows
-        self._bytes += sum(column.nbytes for column in columns.values())
         return MiniBatch(columns, span=span, origins={"stream": num_rows})
 
     def position(self) -> SourcePosition:
@@ -198,11 +198,11 @@ class RingSource:
         """A snapshot of the counts."""
         reader = self._attached()
         if reader is None or (commit := reader.view.newest()) is None:
-            return RingSourceStatistics(self._rows, self._bytes, 0, 0, 0, self._skipped, 0)
+            return RingSourceStatistics(self._rows, self._rows * self._row_bytes, 0, 0, 0, self._skipped, 0)
         unread, released, kept_from = reader.unread(commit)
         return RingSourceStatistics(
             rows=self._rows,
-            bytes=self._bytes,
+            bytes=self._rows * self._row_bytes,
             unread=unread,
             room=reader.view.capacity - (commit.appended - kept_from),
             released=released,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 COUNTS = struct.Struct("<QQ16sQQQQQ")
+SEQUENCE = struct.Struct("<Q")
 CHECKSUM = struct.Struct("<I")
 PLACE = 16  # bytes of a position: offset and row
 

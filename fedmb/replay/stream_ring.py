@@ -19,7 +19,7 @@ from fedmb.batch.minibatch import check_columns
 from fedmb.errors import CorruptRing, NotEnoughRoom, SettingsError, StaleUpdate
 from fedmb.ledger import Ledger, Position
 from fedmb.replay.ring_cursor import last_release
-from fedmb.replay.ring_layout import storable
+from fedmb.replay.ring_layout import row_bytes, storable
 from fedmb.replay.stream_block import MAX_PARTITIONS, block_cuts, block_rows, file_rows
 from fedmb.replay.stream_places import Places, advanced, array_of, behind, covers, last_of_each, ledger_of
 from fedmb.replay.stream_ring_file import StreamRingFile
@@ -106,7 +106,7 @@ class StreamRing:
         if on_full not in get_args(OnFull):
             raise SettingsError(f"on_full must be wait or drop_oldest, got {on_full!r}; choose one", key="on_full")
         self.schema = storable(schema, 1)
-        self._row_bytes = sum(np.dtype((column.dtype, column.shape)).itemsize for column in self.schema.values())
+        self._row_bytes = row_bytes(self.schema)
         self.capacity = file_rows(self._row_bytes, max_bytes, max_rows)
         self._longest = block_rows(self.capacity, self._row_bytes)
         self._waits = on_full == "wait"

@@ -14,7 +14,7 @@ from fedmb.errors import CorruptRing, ShapeError
 from fedmb.ledger import StreamPartition
 from fedmb.replay.ring_layout import PREFIX, arrays, check_description, described
 from fedmb.replay.stream_block import MARK, checksum
-from fedmb.replay.stream_commit import StreamCommit, boot_id, decoded, slot_bytes
+from fedmb.replay.stream_commit import SEQUENCE, StreamCommit, boot_id, decoded, slot_bytes
 from fedmb.replay.stream_ring_file import STREAM_MAGIC, stream_layout
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ class StreamRingView:
         if status.st_size < layout.size:
             raise CorruptRing(f"{path} cannot be trusted: its last rows are cut off; move it away and begin a new one")
         self._identity = status.st_dev, status.st_ino
-        self._slots = [layout.commits + index * slot_bytes(len(self.partitions)) for index in range(2)]
         self._slot_bytes = slot_bytes(len(self.partitions))
+        self._slots = [layout.commits + index * self._slot_bytes for index in range(2)]
+        self._last: StreamCommit | None = None
         self._boot = boot_id()
         self._map = mmap.mmap(descriptor, layout.size, prot=mmap.PROT_READ)
         self._columns: dict[str, NDArray[Any]] = arrays(self._map, layout.columns, self.capacity)
@@ -86,12 +87,15 @@ class StreamRingView:
         Raises:
             CorruptRing: no commit can be read.
         """
+        if self._last and self._last.sequence == max(SEQUENCE.unpack_from(self._map, at)[0] for at in self._slots):
+            return self._last
         for _ in range(1000):  # the writer may be about to write the one slot while this reads the other
             slots = (self._map[at : at + self._slot_bytes] for at in self._slots)
             found = [commit for slot in slots if (commit := decoded(slot, len(self.partitions)))]
             if found:
                 newest = max(found, key=lambda commit: commit.sequence)
-                return newest if newest.boot == self._boot else None
+                self._last = newest if newest.boot == self._boot else None
+                return self._last
         raise CorruptRing(f"{self.path} cannot be trusted: its commits fail their checksums; restart its writer")
 
     def block_end(self, first: int) -> int | None:
