@@ -7,6 +7,7 @@ to wait is its owner's business.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -143,6 +144,7 @@ class _ConfluentOutbox:
             ) from error
         self._topic, self._number = partition.topic, partition.partition
         self._found: list[Delivery] = []
+        self._refused: list[Delivery] = []
         try:
             self._producer: Any = Producer(  # untyped library
                 {
@@ -162,15 +164,22 @@ class _ConfluentOutbox:
             raise diagnosed(connection, error) from error
 
     def send(self, value: bytes, headers: Mapping[str, bytes]) -> None:
-        self._producer.produce(
-            self._topic, value, partition=self._number, headers=list(headers.items()), on_delivery=self._settled
-        )
+        from confluent_kafka import KafkaException
+
+        try:
+            self._producer.produce(
+                self._topic, value, partition=self._number, headers=list(headers.items()), on_delivery=self._settled
+            )
+        except KafkaException as error:  # of a record that failed before; what became of that one is told first
+            self._refused.append(Delivery(-1, error, error.args[0].code()))
 
     def delivered(self, timeout_seconds: float) -> list[Delivery]:
-        self._producer.poll(0)
+        self._serve(0.0)
         if not self._found and timeout_seconds > 0:
-            self._producer.poll(timeout_seconds)
+            self._serve(timeout_seconds)
         found, self._found = self._found, []
+        if not found and not len(self._producer):
+            found, self._refused = self._refused, []
         return found
 
     def abandon(self) -> None:
@@ -178,7 +187,16 @@ class _ConfluentOutbox:
 
     def close(self) -> None:
         self._producer.purge()
-        self._producer.flush(CLOSE_SECONDS)
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while len(self._producer) and time.monotonic() < deadline:  # it keeps this object alive until it is told
+            self._serve(CLOSE_SECONDS)
+
+    def _serve(self, timeout_seconds: float) -> None:
+        from confluent_kafka import KafkaException
+
+        # It raises that no more can be sent, once, and says at the next call which records that concerns.
+        with contextlib.suppress(KafkaException):
+            self._producer.poll(timeout_seconds)
 
     def _settled(self, error: Any, message: Any) -> None:  # objects of an untyped library
         if error is None:

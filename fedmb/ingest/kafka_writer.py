@@ -11,12 +11,12 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from fedmb.errors import AlreadyOwned, FedmbError, SettingsError, Unreachable
+from fedmb.errors import AlreadyOwned, FedmbError, RecordsGone, SettingsError, Unreachable
 from fedmb.ingest.kafka_cluster import BATCH_TOO_LARGE, TOO_LARGE, refusal
 from fedmb.ingest.kafka_diagnosis import cause
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from fedmb.ingest.kafka_connection import KafkaConnection
     from fedmb.ingest.kafka_outbox import Delivery, KafkaOutbox
@@ -74,6 +74,7 @@ class KafkaLogWriter:
 
         Raises:
             AlreadyOwned: another producer writes to this partition.
+            RecordsGone: the topic was made anew, or lost records that were acknowledged.
             SettingsError: the record is longer than the topic takes.
             AccessDenied: we may not write to the topic.
             Unreachable: the brokers acknowledged nothing for `delivery_seconds`.
@@ -95,7 +96,7 @@ class KafkaLogWriter:
                 self._wait_for_all()
             return offset
 
-    def append_many(self, values: Sequence[bytes], headers: Mapping[str, bytes] | None = None) -> int:
+    def append_many(self, values: Iterable[bytes], headers: Mapping[str, bytes] | None = None) -> int:
         """Add one record for each value, all with the same headers; answers the first's offset, as `append` does.
 
         Raises:
@@ -159,13 +160,7 @@ class KafkaLogWriter:
             expected = None if self._first is None else self._first + self._settled
             # Below 0: a repeated request, whose first try the broker has kept and no longer remembers where.
             if expected is not None and 0 <= delivery.offset != expected:
-                self._fail(
-                    AlreadyOwned(
-                        f"a partition has one writer at a time, but another producer writes {self.partition}: our "
-                        f"record for offset {expected} lies at {delivery.offset}; stop the other, or write to another "
-                        "partition"
-                    )
-                )
+                self._fail(self._misplaced(expected, delivery.offset))
             self._settled += 1
         if self._waiting and time.monotonic() - self._waiting[0][1] > self._connection.delivery_seconds:
             self._fail(
@@ -175,6 +170,21 @@ class KafkaLogWriter:
                     "did not; look whether the topic still exists, with min.insync.replicas in sync"
                 )
             )
+
+    def _misplaced(self, expected: int, offset: int) -> FedmbError:
+        if offset < expected:
+            return RecordsGone(
+                f"offsets of a topic must ascend while it is written to, but our record of {self.partition} for offset "
+                f"{expected} lies at {offset}: the topic was made anew, or a replica lost records; start again, and "
+                "let readers begin anew",
+                topic=self.partition.topic,
+                partition=self.partition.partition,
+                offset=offset,
+            )
+        return AlreadyOwned(
+            f"a partition has one writer at a time, but another producer writes {self.partition}: our record for "
+            f"offset {expected} lies at {offset}; stop the other, or write to another partition"
+        )
 
     def _refused(self, delivery: Delivery) -> FedmbError:
         topic = self.partition.topic

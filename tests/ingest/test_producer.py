@@ -13,20 +13,20 @@ import pytest
 from fedmb.batch.minibatch import Column
 from fedmb.errors import AlreadyOwned, SettingsError
 from fedmb.ingest.codec import codec_headers
-from fedmb.ingest.file_log import FileLog, FsyncPolicy
 from fedmb.ingest.memory_log import MemoryLog
 from fedmb.ingest.packed_codec import PackedCodec
 from fedmb.ingest.producer import Feeder, TokenBucket
+from fedmb.ingest.stream_url import open_log
 
 CODEC = PackedCodec({"n": Column("int64")})
 PROCESS = """
 import sys, threading
 import numpy as np
 from fedmb.batch.minibatch import Column
-from fedmb.ingest.file_log import FileLog, FsyncPolicy
 from fedmb.ingest.packed_codec import PackedCodec
 from fedmb.ingest.producer import Feeder
-log = FileLog.open(sys.argv[1], fsync=FsyncPolicy.never(), create=True)
+from fedmb.ingest.stream_url import open_log
+log = open_log(sys.argv[1])
 def records(offset):
     print(offset, flush=True)
     return {"n": np.arange(offset * 10, offset * 10 + 1 + offset % 4)}
@@ -77,10 +77,11 @@ def test_content_is_a_function_of_the_offset_however_often_it_is_restarted():
     assert values(whole, 50)[3] == (CODEC.encode(records(3)), codec_headers(CODEC))
 
 
-def test_a_killed_feeder_goes_on_as_if_it_had_not_stopped(tmp_path):
+def kill_feeders(url: str, goals: tuple[float, ...]) -> int:
+    """Start a feeder for each goal, and kill it once it has made so many records; answers how many were killed."""
     kills = 0
-    for goal in (100, 800, 1500, math.inf):
-        process = subprocess.Popen([sys.executable, "-c", PROCESS, str(tmp_path)], stdout=subprocess.PIPE)
+    for goal in goals:
+        process = subprocess.Popen([sys.executable, "-c", PROCESS, url], stdout=subprocess.PIPE)
         while select.select([process.stdout], [], [], 20.0)[0] and (line := process.stdout.readline()):
             if int(line) >= goal:
                 process.send_signal(signal.SIGKILL)
@@ -88,11 +89,28 @@ def test_a_killed_feeder_goes_on_as_if_it_had_not_stopped(tmp_path):
                 break
         process.wait()
         process.stdout.close()
-    whole = MemoryLog()
-    Feeder(whole, "t", records=records, codec=CODEC, max_records=3000).run(threading.Event())
+    return kills
 
-    assert kills == 3
-    assert values(FileLog.open(tmp_path, fsync=FsyncPolicy.never(), create=False), 3000) == values(whole, 3000)
+
+def whole() -> list[tuple[bytes, dict[str, bytes]]]:
+    log = MemoryLog()
+    Feeder(log, "t", records=records, codec=CODEC, max_records=3000).run(threading.Event())
+    return values(log, 3000)
+
+
+def test_a_killed_feeder_goes_on_as_if_it_had_not_stopped(tmp_path):
+    url = f"file:{tmp_path}?topic=t"
+
+    assert kill_feeders(url, (100, 800, 1500, math.inf)) == 3
+    assert values(open_log(url), 3000) == whole()
+
+
+@pytest.mark.parametrize("driver", ["kafka-python", "confluent"])
+def test_a_killed_feeder_of_a_broker_goes_on_as_if_it_had_not_stopped(own_kafka, driver):
+    url = f"kafka://{own_kafka.address}/t?driver={driver}"
+
+    assert kill_feeders(url, (100, 800, 801, 1500, math.inf)) == 4
+    assert values(open_log(url), 3000) == whole()
 
 
 def test_a_feeder_stops_when_told_and_gives_up_the_partition():
