@@ -201,6 +201,7 @@ class ConfluentDriver:
             "check.crcs": True,
             "allow.auto.create.topics": False,
             "fetch.max.bytes": connection.fetch_bytes,
+            "message.max.bytes": min(connection.fetch_bytes, 1_000_000),  # the library wants it below the other
             "max.partition.fetch.bytes": connection.fetch_bytes,
             "queued.max.messages.kbytes": max(1, connection.fetch_bytes >> 10),
             "fetch.queue.backoff.ms": 2,  # a full queue of so few bytes is empty again soon; the default is a second

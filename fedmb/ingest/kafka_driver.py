@@ -97,9 +97,9 @@ class KafkaDriver(Protocol):
         ...
 
     def commit(self, offsets: Mapping[int, int], note: str) -> None:
-        """Show these offsets to monitors of the group, with `note` as their metadata; does not wait for the answer.
+        """Show these offsets to monitors of the member's group, with `note` as their metadata.
 
-        Failures are logged.
+        Does not wait for the answer; failures are logged. Nobody else may commit in a group that has members.
         """
         ...
 

@@ -64,12 +64,15 @@ class Inbox:
         """True while fewer than `share` records are queued, more are known to be there, and bytes leave room."""
         return (
             self.num_records < share
-            and self.num_bytes < max_bytes
-            and not self.is_paused
+            and not self.is_full(max_bytes)
             and self.failure is None
             and self.end is not None
             and self.offset < self.end
         )
+
+    def is_full(self, max_bytes: int) -> bool:
+        """True from `max_bytes` on, and then until half of them are given."""
+        return self.num_bytes > max_bytes // 2 if self.is_paused else self.num_bytes >= max_bytes
 
     def is_exhausted(self) -> bool:
         """True when nothing is queued and nothing more is known to be there."""

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from fedmb.ingest.kafka_connection import KafkaConnection
     from fedmb.ingest.kafka_driver import KafkaDriver
 
-AWAY_PAUSE_SECONDS = 2.0  # between two questions to a broker that did not answer the last one
-AWAY_ANSWER_SECONDS = 0.5  # for each of these
-FIRST_BATCH, SMALLEST_BATCH, LARGEST_BATCH = 64, 16, 4096  # records of one fetch, by their size
+PAUSE_SECONDS = 2.0  # between two questions that are not urgent, or that a broker did not answer the last time
+AWAY_ANSWER_SECONDS = 0.5  # for each of the latter
+FIRST_BATCH, LARGEST_BATCH = 64, 4096  # records of one fetch; about half an inbox as soon as their size is known
 
 _log = logging.getLogger(__name__)
 
@@ -125,11 +125,20 @@ class Inflow:
         return driver
 
     def learn_ends(self, driver: KafkaDriver) -> None:
-        """Ask how far partitions reach of which nothing more is known; does nothing where all are known to go on."""
-        wanted = [number for number, inbox in self.inboxes.items() if self._are_ends_old or inbox.is_exhausted()]
+        """Ask how far partitions reach of which nothing more is known.
+
+        Where others still have records, at most every two seconds: brokers answer a connection's questions in turn,
+        and this one behind a fetch that waits for records.
+        """
+        exhausted = [number for number, inbox in self.inboxes.items() if inbox.is_exhausted()]
+        is_unknown = self._are_ends_old or any(inbox.end is None for inbox in self.inboxes.values())
+        is_urgent = is_unknown or len(exhausted) == len(self.inboxes)
         now = time.monotonic()
-        if not wanted or (self.is_away and now - self._asked_at < AWAY_PAUSE_SECONDS):
+        if not (exhausted or is_urgent or self.is_away):
             return
+        if (self.is_away or not is_urgent) and now - self._asked_at < PAUSE_SECONDS:
+            return
+        wanted = list(self.inboxes) if self._are_ends_old or self.is_away else exhausted
         self._asked_at = now
         limit = AWAY_ANSWER_SECONDS if self.is_away else ANSWER_SECONDS
         try:
@@ -145,6 +154,8 @@ class Inflow:
             for number in wanted:
                 self.inboxes[number].end = ends.get(number, 0)
             self._are_ends_old = False
+            if self.is_away and self.lacks(1):  # a broker that answers this has the records too: the library is stuck
+                self._fail(TimeoutError("the broker answers, but its records do not come"))
             self._hear()
 
     def fetch(self, driver: KafkaDriver, seconds: float) -> None:
@@ -156,6 +167,7 @@ class Inflow:
         """
         self.fetched_at = time.monotonic()
         try:
+            self._balance(driver)
             fetched = self.session.call(lambda: driver.fetch(seconds, self._batch), seconds)
             for stretch in fetched:
                 if (inbox := self.inboxes.get(stretch.partition)) is not None:
@@ -179,7 +191,7 @@ class Inflow:
             if fetched:
                 self._hear()
                 mean_bytes = sum(stretch.num_bytes for stretch in fetched) // sum(len(one.records) for one in fetched)
-                self._batch = min(max(self._max_bytes // (mean_bytes + 1), SMALLEST_BATCH), LARGEST_BATCH)
+                self._batch = min(max(self._max_bytes // (2 * mean_bytes + 1), 1), LARGEST_BATCH)
 
     def lose_sight(self, error: Exception | None = None) -> None:
         """The broker owes an answer for too long: what it is known to hold is waited for no more until it gives one."""
@@ -232,19 +244,15 @@ class Inflow:
                 self._hear()
 
     def _balance(self, driver: KafkaDriver) -> None:
-        """Pause partitions whose inbox is full, resume those whose inbox is half empty."""
-        full = [
-            one for one, inbox in self.inboxes.items() if not inbox.is_paused and inbox.num_bytes >= self._max_bytes
+        """Pause partitions whose inbox has become full, resume those that have room again."""
+        changed = [
+            number for number, inbox in self.inboxes.items() if inbox.is_full(self._max_bytes) != inbox.is_paused
         ]
-        free = [
-            one for one, inbox in self.inboxes.items() if inbox.is_paused and inbox.num_bytes <= self._max_bytes // 2
-        ]
-        if full:
-            driver.pause(full)
-        if free:
-            driver.resume(free)
-        for number in full + free:
-            self.inboxes[number].is_paused = number in full
+        for is_full, tell in ((True, driver.pause), (False, driver.resume)):
+            if numbers := [number for number in changed if self.inboxes[number].is_paused != is_full]:
+                tell(numbers)
+        for number in changed:
+            self.inboxes[number].is_paused = not self.inboxes[number].is_paused
 
     def _hear(self) -> None:
         self.heard_at = time.monotonic()

@@ -35,7 +35,6 @@ from fedmb.ingest.kafka_driver import (
     corrupt_log,
     records_gone,
 )
-from fedmb.ingest.kafka_python_commits import OffsetCommitter
 from fedmb.ingest.kafka_python_consumer import open_consumer
 from fedmb.ingest.log import Record
 from fedmb.ingest.topic import stream_partition
@@ -70,10 +69,8 @@ class KafkaPythonDriver:
         self._log_id = log_id
         self._topic = topic
         self._connection = connection
-        self._committer: OffsetCommitter | None = None
         self._revoked: set[int] = set()
         self._headers = HeaderCache()
-        self._is_member = is_member
         self._consumer = open_consumer(
             connection,
             # A client with a group waits for the group's coordinator before it fetches anything.
@@ -122,6 +119,7 @@ class KafkaPythonDriver:
             SettingsError: records are compressed in a way that needs a package which is not installed.
             KafkaError: anything else.
         """
+        self._unblock()
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_records)
         except CorruptRecordError as error:
@@ -171,22 +169,22 @@ class KafkaPythonDriver:
         self._consumer.resume(*map(self._named, partitions))
 
     def commit(self, offsets: Mapping[int, int], note: str) -> None:
-        """Show these offsets to monitors of the group; failures are logged."""
-        committed = {
-            self._named(partition): OffsetAndMetadata(offset, note, -1) for partition, offset in offsets.items()
-        }
-        if self._is_member:
-            self._consumer.commit_async(committed, callback=_log_failure)
-            return
-        if self._committer is None:
-            self._committer = OffsetCommitter(self._connection)
-        self._committer.commit(committed)
+        """Show these offsets to monitors of the member's group; failures are logged."""
+        committed = {self._named(number): OffsetAndMetadata(offset, note, -1) for number, offset in offsets.items()}
+        self._consumer.commit_async(committed, callback=_log_failure)
 
     def close(self) -> None:
         """Leave the group and close connections."""
-        if self._committer is not None:
-            self._committer.close()
         self._consumer.close(autocommit=False, timeout_ms=int(CLOSE_SECONDS * 1000))
+
+    def _unblock(self) -> None:
+        """Clear the library's place for the stretch in line when it holds an exhausted one.
+
+        3.0.12 takes that for a live one, and gives nothing more of a partition that was resumed meanwhile.
+        """
+        fetcher = self._consumer._fetcher  # noqa: SLF001  # no public way
+        if fetcher._next_partition_records is not None and not fetcher._next_partition_records:  # noqa: SLF001
+            fetcher._next_partition_records = None  # noqa: SLF001
 
     def _named(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)

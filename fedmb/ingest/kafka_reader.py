@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fedmb.errors import FedmbError, SettingsError, Unreachable
+from fedmb.ingest.kafka_committer import OffsetCommitter
 from fedmb.ingest.kafka_damage import ANSWER_SECONDS
 from fedmb.ingest.kafka_diagnosis import diagnosed
 from fedmb.ingest.kafka_driver import open_driver
@@ -78,6 +79,7 @@ class KafkaReader:
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._first = 0
+        self._committer: OffsetCommitter | None = None
         self._keep_alive = KeepAlive(self._tick) if self._is_member else None
 
     def seek(self, partition: StreamPartition, offset: int) -> None:
@@ -154,12 +156,17 @@ class KafkaReader:
     def acknowledge(self, offsets: Mapping[StreamPartition, int], note: str) -> None:
         """Show these offsets to lag monitors of the connection's group, or of `fedmb`; does not wait for the broker.
 
-        Failures are logged. Without a connection nothing is shown: the next call shows more.
+        Failures are logged: the next call shows more.
         """
         with self._lock:
             numbers = {name.partition: offset for name, offset in offsets.items() if name in self.partitions}
             driver = self._inflow.session.driver
-            if driver is not None and numbers:
+            if not numbers or self._closed.is_set():
+                return
+            if not self._is_member:
+                self._committer = self._committer or OffsetCommitter(self._topic, self._connection)
+                self._committer.commit(numbers, note)
+            elif driver is not None:
                 driver.commit(numbers, note)
 
     def assigned(self) -> tuple[StreamPartition, ...]:
@@ -200,6 +207,8 @@ class KafkaReader:
         self._closed.set()
         if self._keep_alive is not None:
             self._keep_alive.close()
+        if self._committer is not None:
+            self._committer.close()
         has_lock = self._lock.acquire(timeout=CLOSE_SECONDS)
         self._inflow.session.close()
         if has_lock:
