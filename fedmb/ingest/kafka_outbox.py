@@ -94,7 +94,7 @@ class _KafkaPythonOutbox:
                 max_block_ms=int(connection.connect_seconds * 1000),
             )
             self._producer.partitions_for(self._topic)  # `send` would wait for this
-        except AssertionError as error:  # how the library says that a codec is not installed
+        except RuntimeError as error:  # how the library says that a codec is not installed
             raise SettingsError(
                 f"compression={connection.compression} must be installed for kafka-python, got {error}; "
                 "pip install 'fedmb[compression]', or choose driver=confluent",
