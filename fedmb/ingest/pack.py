@@ -105,6 +105,7 @@ class Packer:
             )
         self._rows, self._linger_seconds, self._clock = rows, linger_seconds, clock
         self._codec = codec
+        self._dead_letters = dead_letters
         self._appended = self._packed = 0
         self._parts: list[Columns] = []
         self._closes_at = math.inf
@@ -149,6 +150,7 @@ class Packer:
             return
         columns = {name: np.concatenate([part[name] for part in self._parts]) for name in self._codec.schema}
         ledger = Ledger(self._assembler.cursor()).to_json()
+        self._dead_letters.flush()  # the header passes records only once their letters are safe
         position = json.dumps(ledger, separators=(",", ":")).encode()
         self._writer.append(self._codec.encode(columns), {**codec_headers(self._codec), PACKED_HEADER: position})
         self._packed += len(next(iter(columns.values())))

@@ -19,12 +19,12 @@ class KeptRows:
     def room(self):
         return self.free
 
-    def append(self, columns, partition, offsets, rows, left):
+    def append(self, columns, partitions, offsets, rows, left):
         count = len(columns["id"])
         assert count <= self.free, "no more rows than there is room"
-        assert {len(each) for each in (partition, offsets, rows, left)} == {count}
+        assert {len(each) for each in (partitions, offsets, rows, left)} == {count}
         positions = dict(self.ledger)
-        for index, offset, row, behind in zip(partition, offsets, rows, left, strict=True):
+        for index, offset, row, behind in zip(partitions, offsets, rows, left, strict=True):
             here = positions.get(self.partitions[index], Position(0))
             start = Position(int(offset), int(row))
             assert start == here or (row == 0 and here.row == 0 and start >= here), f"{start} after {here}"
