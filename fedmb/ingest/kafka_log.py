@@ -1,12 +1,15 @@
 """A Kafka cluster as a log: its topics, partitions and offsets are ours.
 
 A partition of a cluster cannot be locked. A writer of ours counts the offsets that it gets, and stops with
-`AlreadyOwned` as soon as another producer has written in between; that one record of ours is then in the topic at an
-offset that was not meant for it. Where this must not happen, let the brokers' permissions allow one user to write.
+`AlreadyOwned` as soon as an acknowledgement shows that another producer has written in between: at its first record,
+which it sends alone, or later, with the records that were on their way by then at offsets not meant for them. The other
+may be a killed predecessor, whose last request the broker had still to work off. Where this must not happen, let the
+brokers' permissions allow one user to write.
 """
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
     from fedmb.ingest.kafka_connection import KafkaConnection
     from fedmb.ingest.kafka_reader import KafkaReader
+
+logger = logging.getLogger(__name__)
 
 LETTER_BYTES = 64 << 10  # what a dead letter may be longer than its record, by the headers that say where and why
 
@@ -47,6 +52,8 @@ class KafkaLog:
             AccessDenied: the brokers refuse who we are, or we them.
             SettingsError: a file that the connection names cannot be used.
         """
+        if connection.sasl == "PLAIN" and not connection.tls:
+            logger.warning("password sent readable servers=%s sasl=PLAIN tls=off", ",".join(connection.servers))
         with closing(KafkaCluster(connection)) as cluster:
             return cls(connection, id=cluster.id())
 

@@ -134,6 +134,7 @@ def test_records_go_in_and_out_by_every_way(url, caplog, topic, server, options,
             assert [bytes(record.value) for record in records_between(reader, 0, 5)] == [b"0", b"1", b"2", b"3", b"4"]
 
     assert PASSWORD not in caplog.text
+    assert ("password sent readable" in caplog.text) == (options.get("sasl") == "PLAIN")
 
 
 @pytest.mark.parametrize("driver", ["kafka-python", "confluent"])
