@@ -14,6 +14,7 @@ Source: Dawid 1984, Statistical theory: the prequential approach, JRSS A 147; wi
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fedmb.errors import SettingsError
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 WINDOWED, FADING = "prequential_", "fading_"
 """What the names of sums begin with."""
 _BLOCKS = 32  # in a window: its state stays this small whatever the batch, and its length is right to 3 %
+
+
+@dataclass(slots=True)
+class _Block:
+    """Batches that leave the window together."""
+
+    rows: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
 
 
 class Prequential:
@@ -46,8 +55,10 @@ class Prequential:
             )
         self._window = window
         self._fading = fading
-        self._blocks: list[tuple[int, dict[str, float]]] = []  # rows and sums, oldest first
+        self._blocks: list[_Block] = []  # oldest first
         self._faded: dict[str, float] = {}
+        self.rows = 0
+        """Rows in the window."""
         self.set_aside = 0
         """Batches with a figure that is not finite; they are in no sum."""
 
@@ -62,26 +73,24 @@ class Prequential:
             self.set_aside += 1
             return False
         kept = self._fading**rows
-        self._faded = _added({name: value * kept for name, value in self._faded.items()}, sums)
-        if self._blocks and self._blocks[-1][0] * _BLOCKS < self._window:
-            before, its_sums = self._blocks.pop()
-            self._blocks.append((before + rows, _added(its_sums, sums)))
-        else:
-            self._blocks.append((rows, dict(sums)))
-        while self.rows - self._blocks[0][0] >= self._window:
-            del self._blocks[0]
+        for name in self._faded:
+            self._faded[name] *= kept
+        _add(self._faded, sums)
+        if not self._blocks or self._blocks[-1].rows * _BLOCKS >= self._window:
+            self._blocks.append(_Block())
+        newest = self._blocks[-1]
+        newest.rows += rows
+        _add(newest.sums, sums)
+        self.rows += rows
+        while self.rows - self._blocks[0].rows >= self._window:
+            self.rows -= self._blocks.pop(0).rows
         return True
-
-    @property
-    def rows(self) -> int:
-        """Rows in the window."""
-        return sum(rows for rows, _ in self._blocks)
 
     def windowed(self) -> dict[str, float]:
         """Sums over the newest rows; nothing before the first. Added up anew, so no rounding is carried along."""
         total: dict[str, float] = {}
-        for _, sums in self._blocks:
-            total = _added(total, sums)
+        for block in self._blocks:
+            _add(total, block.sums)
         return total
 
     def faded(self) -> dict[str, float]:
@@ -95,12 +104,13 @@ class Prequential:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything observed, as JSON values; window and factor are settings and stay outside."""
-        blocks = [[rows, dict(sums)] for rows, sums in self._blocks]
+        blocks = [[block.rows, dict(block.sums)] for block in self._blocks]
         return {"blocks": blocks, "faded": dict(self._faded), "set_aside": self.set_aside}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on, to the bit, from what `state_dict` gave."""
-        self._blocks = [(rows, dict(sums)) for rows, sums in state["blocks"]]
+        self._blocks = [_Block(rows, dict(sums)) for rows, sums in state["blocks"]]
+        self.rows = sum(block.rows for block in self._blocks)
         self._faded = dict(state["faded"])
         self.set_aside = state["set_aside"]
 
@@ -115,5 +125,6 @@ def prequential_means(sums: Mapping[str, float]) -> dict[str, float]:
     return means
 
 
-def _added(left: Mapping[str, float], right: Mapping[str, float]) -> dict[str, float]:
-    return {name: left.get(name, 0.0) + right.get(name, 0.0) for name in {**left, **right}}
+def _add(total: dict[str, float], sums: Mapping[str, float]) -> None:
+    for name, value in sums.items():
+        total[name] = total.get(name, 0.0) + value

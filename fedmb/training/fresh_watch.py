@@ -55,7 +55,8 @@ class FreshWatch:
     """Scores fresh rows and answers alarms for one trainer.
 
     Counted are the first rows of a batch, as many as its origins say came from the stream; a batch that a guard threw
-    away is not. A mixture that puts streams behind replayed rows is therefore not scored rightly.
+    away is not, nor on several ranks one that leaves a rank without a row. A mixture that puts streams behind replayed
+    rows is therefore not scored rightly.
 
     Args:
         source: the trainer's; its replayed share is changed where the response says so.
@@ -205,20 +206,18 @@ class FreshWatch:
     def _sums_of(self, tested: Sequence[_Tested]) -> list[dict[str, float]]:
         """Sums over each batch's fresh rows, with their number as "rows"; several ranks add theirs up."""
         fresh = self._ranks.told([one.fresh for one in tested])
-        figures = _figures([part for one in tested for part in one.seen])
-        start, found = 0, []
+        names, values = _figures([part for one in tested for part in one.seen])
+        edges = [0]
         for one, count in zip(tested, fresh, strict=True):
-            stop = start + self._rows_here(one.rows, one.rows)
-            end = start + self._rows_here(one.rows, count)
-            units = figures["units"][start:end]
-            sums = {name: float((values[start:end] * units).sum()) for name, values in figures.items()}
-            found.append(sums | {"units": float(units.sum()), "rows": float(np.count_nonzero(units))})
-            start = stop
+            start = edges[-1]
+            edges += [start + self._rows_here(one.rows, count), start + self._rows_here(one.rows, one.rows)]
+        sums = [values[:, start:stop].sum(1).tolist() for start, stop in zip(edges[::2], edges[1::2], strict=False)]
+        found = [dict(zip(names, each, strict=True)) for each in sums]
         if self._ranks.count == 1:
             return found
-        named = {f"{number}/{name}": value for number, sums in enumerate(found) for name, value in sums.items()}
+        named = {f"{number}/{name}": value for number, each in enumerate(found) for name, value in each.items()}
         together = self._ranks.total(named)
-        return [{name: together[f"{number}/{name}"] for name in sums} for number, sums in enumerate(found)]
+        return [{name: together[f"{number}/{name}"] for name in names} for number in range(len(found))]
 
     def _rows_here(self, rows: int, first: int) -> int:
         """How many of the `first` rows of a batch of `rows` this rank learns."""
@@ -228,16 +227,21 @@ class FreshWatch:
         return int(np.count_nonzero(shard.columns["row"] < first))
 
 
-def _figures(seen: Sequence[Seen]) -> dict[str, NDArray[np.float64]]:
-    """Units, losses and metrics of all rows, `(rows,)` each, in one copy from the device."""
+def _figures(seen: Sequence[Seen]) -> tuple[list[str], NDArray[np.float64]]:
+    """Names, and losses and metrics times units, units, and 1 where a row has units: `(names, rows)`.
+
+    One copy from the device, and only sums are taken from it, which do not depend on what else was read with them.
+    """
     names = list(seen[0].values)
     with torch.no_grad():
         columns = [torch.cat([part.values[name] for part in seen]).double() for name in names]
-        like = columns[0]
         if any(part.units is not None for part in seen):
             units = [torch.ones_like(part.values[names[0]]) if part.units is None else part.units for part in seen]
             columns.append(torch.cat(units).double())
         else:
-            columns.append(torch.ones_like(like))
-        values: NDArray[np.float64] = torch.stack(columns).cpu().numpy()
-    return dict(zip([*names, "units"], values, strict=True))
+            columns.append(torch.ones_like(columns[0]))
+        values = torch.stack(columns)
+        values[:-1] *= values[-1]
+        values = torch.cat([values, (values[-1:] != 0).double()])
+        read: NDArray[np.float64] = values.cpu().numpy()
+    return [*names, "units", "rows"], read
