@@ -146,6 +146,21 @@ class Ledger(Mapping[StreamPartition, Position]):
         return cls({StreamPartition.parse(key): parse_position(entry) for key, entry in value.items()})
 
 
+def ledger_within(position: object) -> Ledger:
+    """The ledgers inside a source's position, which its wrappers nest, taken together.
+
+    Raises:
+        ValueError: one of them has another form.
+    """
+    if not isinstance(position, Mapping):
+        return Ledger()
+    positions = dict(Ledger.from_json(position["ledger"])) if isinstance(position.get("ledger"), Mapping) else {}
+    for key, inner in position.items():
+        if key != "ledger":
+            positions |= ledger_within(inner)
+    return Ledger(positions)
+
+
 def parse_position(value: object) -> Position:
     """A position from its JSON form `[offset, row]`.
 

@@ -15,6 +15,7 @@ from fedmb.ledger import (
     Span,
     StreamPartition,
     joined,
+    ledger_within,
     parse_position,
     spans_from_json,
     spans_to_json,
@@ -183,3 +184,16 @@ def test_a_partition_written_otherwise_is_refused(text):
 def test_a_position_written_otherwise_is_refused(value):
     with pytest.raises(ValueError, match="two numbers from 0"):
         parse_position(value)
+
+
+def test_ledgers_are_found_wherever_wrappers_put_them():
+    position = {
+        "fresh": {"ledger": {"a/t[0]": [3, 1]}, "turn": 0},
+        "draws": 4,
+        "parts": {"b": {"ledger": {"b/t[1]": [2, 0]}}},
+    }
+
+    assert ledger_within(position).to_json() == {"a/t[0]": [3, 1], "b/t[1]": [2, 0]}
+    assert ledger_within({"cursor": 3}) == ledger_within(None) == Ledger()
+    with pytest.raises(ValueError, match="position is written"):
+        ledger_within({"ledger": {"a/t[0]": [-1, 0]}})

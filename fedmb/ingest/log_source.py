@@ -181,6 +181,8 @@ class LogSource:
             )
         found = Ledger.from_json(ledger)
         positions: dict[StreamPartition, Position] = {partition: found.position(partition) for partition in partitions}
+        if (positions, turn) == (self._taken, self._turn):
+            return  # as between most rounds; what was fetched beyond the position is still good
         self._assembler.seek(positions, turn)
         self._taken, self._turn = positions, turn
 

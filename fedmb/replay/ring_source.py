@@ -181,6 +181,9 @@ class RingSource:
         """
         self._waits_until, self._longest_silence = self._clock() + seconds, silence_seconds
 
+    def acknowledge(self, ledger: Ledger, note: str) -> None:
+        """Nothing to do: a seek released what a stored model has learnt, and the daemon tells the log's monitors."""
+
     def lag(self) -> dict[StreamPartition, int]:
         """Records between the rows taken and the end of what the writer has read, by partition.
 

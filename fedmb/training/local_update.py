@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedmb.errors import SettingsError
+from fedmb.ledger import ledger_within
 from fedmb.seeding import torch_seed
 from fedmb.telemetry.energy import available_meter
 from fedmb.training.distributed import Ranks
@@ -100,6 +101,8 @@ class LocalUpdate:
             return Update(arrays, weight=0.0, base_version=base_version, positions={self.client: dict(position)})
         if self.stream is not None:
             self.stream.limit_waiting(terms.seconds, silence_seconds=terms.silence_seconds)
+            # The server sends only positions that lie in a checkpoint.
+            self.stream.acknowledge(ledger_within(position.get("source")), f"fedmb version {base_version}")
         budget = replace(self._budget, seconds=min(self._budget.seconds, terms.seconds))
         spent = self._meter.used()
         load_arrays(self.model, self._local.overlaid(arrays, base_version))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fedmb.ledger import StreamPartition
+    from fedmb.ledger import Ledger, StreamPartition
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +63,8 @@ class LiveStream(Protocol):
 
     def limit_waiting(self, seconds: float, *, silence_seconds: float = math.inf) -> None:
         """Let no `take` wait for rows longer than `seconds` from now on, nor for `silence_seconds` without one."""
+        ...
+
+    def acknowledge(self, ledger: Ledger, note: str) -> None:
+        """Tell whoever watches the stream's lag what a stored model, named by the note, has learnt of it."""
         ...

@@ -7,6 +7,7 @@ import torch
 from fedmb.batch.minibatch import MiniBatch
 from fedmb.batch.table import TableSource
 from fedmb.errors import Diverged, NotEnoughData, ShapeError
+from fedmb.ledger import Ledger, Position, StreamPartition
 from fedmb.tasks.digits import Digits
 from fedmb.training.local_update import LocalUpdate
 from fedmb.training.parameters import initial_arrays
@@ -160,13 +161,16 @@ class Quiet(Silent):
     def __init__(self, records):
         super().__init__(rows=64)
         self.records = records
-        self.limits = []
+        self.limits, self.acknowledged = [], []
 
     def lag(self):
         return {"rows": self.records}
 
     def limit_waiting(self, seconds, *, silence_seconds=math.inf):
         self.limits.append((seconds, silence_seconds))
+
+    def acknowledge(self, ledger, note):
+        self.acknowledged.append((ledger, note))
 
 
 def skipping(stream, terms):
@@ -198,3 +202,12 @@ def test_a_stream_hears_how_long_the_round_may_wait_for_it():
     skipping(stream, RoundTerms(seconds=9, silence_seconds=2))
 
     assert stream.limits == [(9, 2)]
+
+
+def test_lag_monitors_hear_what_the_stored_model_has_learnt():
+    stream = Quiet(records=1)
+    trainer = LocalUpdate(Digits(), stream, Training.plain(steps=1), client="a", seed=0, stream=stream)
+    position = {"source": {"at": 0, "fresh": {"ledger": {"log/rows[0]": [7, 2]}}}}
+    trainer.run(initial_arrays(Digits(), 0), base_version=4, position=position)
+
+    assert stream.acknowledged == [(Ledger({StreamPartition("log", "rows", 0): Position(7, 2)}), "fedmb version 4")]
