@@ -10,7 +10,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test kafka soak bench-step bench-loader lint types format wheel clean
+.PHONY: help install demo test kafka soak bench-step bench-loader bench-kafka lint types format wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,13 @@ bench-step: install ## our step beside a bare loop, Accelerate, Lightning and Ke
 
 bench-loader: install ## our table beside torch's DataLoader
 	@$(BIN)/python benchmarks/loader.py $(ARGS)
+
+bench-kafka: install ## records of a real broker into tensors: ours, bare clients, TensorFlow I/O, Quix Streams
+	@$(BIN)/python -m pip install --quiet 'aiokafka>=0.12' 'confluent-kafka>=2.6'
+	@test -x build/kafka-peers/bin/python || $(BIN)/python -m venv build/kafka-peers
+	@build/kafka-peers/bin/python -m pip install --quiet 'tensorflow-cpu==2.16.*' 'tensorflow-io==0.37.1' 'numpy<2' quixstreams \
+	    && peers='--peers build/kafka-peers/bin/python' || echo "peers left out: they do not install here" >&2; \
+	$(BIN)/python benchmarks/kafka.py $${peers:-} $(ARGS)
 
 lint: install ## ruff
 	@$(BIN)/ruff check
