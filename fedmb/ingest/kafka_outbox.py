@@ -81,6 +81,8 @@ class _KafkaPythonOutbox:
 
         self._topic, self._number = partition.topic, partition.partition
         self._sent: deque[Any] = deque()
+        self._refused: list[Delivery] = []
+        self._exception: type[Exception] = KafkaError
         try:
             self._producer: Any = KafkaProducer(
                 **connection.kafka_python(),
@@ -104,7 +106,13 @@ class _KafkaPythonOutbox:
             raise diagnosed(connection, error) from error
 
     def send(self, value: bytes, headers: Mapping[str, bytes]) -> None:
-        sent = self._producer.send(self._topic, value, partition=self._number, headers=list(headers.items()))
+        try:
+            sent = self._producer.send(self._topic, value, partition=self._number, headers=list(headers.items()))
+        except (
+            self._exception
+        ) as error:  # one has failed before, and stopped the library; what became of it comes first
+            self._refused.append(Delivery(-1, error, 0))
+            return
         # Called by the sending thread, before it takes the next batch: nothing follows a record that failed.
         sent.add_errback(self._stop)
         self._sent.append(sent)
@@ -118,6 +126,8 @@ class _KafkaPythonOutbox:
             sent = self._sent.popleft()
             error = sent.exception
             found.append(Delivery(-1 if error else sent.value.offset, error, getattr(error, "errno", None) or 0))
+        if not found and not self._sent:
+            found, self._refused = self._refused, []
         return found
 
     def abandon(self) -> None:
@@ -145,6 +155,7 @@ class _ConfluentOutbox:
         self._topic, self._number = partition.topic, partition.partition
         self._found: list[Delivery] = []
         self._refused: list[Delivery] = []
+        self._exception: type[Exception] = KafkaException  # an import for each record would cost as much as sending it
         try:
             self._producer: Any = Producer(  # untyped library
                 {
@@ -164,13 +175,15 @@ class _ConfluentOutbox:
             raise diagnosed(connection, error) from error
 
     def send(self, value: bytes, headers: Mapping[str, bytes]) -> None:
-        from confluent_kafka import KafkaException
-
         try:
             self._producer.produce(
-                self._topic, value, partition=self._number, headers=list(headers.items()), on_delivery=self._settled
+                self._topic,
+                value,
+                partition=self._number,
+                headers=list(headers.items()) or None,
+                on_delivery=self._settled,
             )
-        except KafkaException as error:  # of a record that failed before; what became of that one is told first
+        except self._exception as error:  # of a record that failed before; what became of that one is told first
             self._refused.append(Delivery(-1, error, error.args[0].code()))
 
     def delivered(self, timeout_seconds: float) -> list[Delivery]:
@@ -192,10 +205,8 @@ class _ConfluentOutbox:
             self._serve(CLOSE_SECONDS)
 
     def _serve(self, timeout_seconds: float) -> None:
-        from confluent_kafka import KafkaException
-
         # It raises that no more can be sent, once, and says at the next call which records that concerns.
-        with contextlib.suppress(KafkaException):
+        with contextlib.suppress(self._exception):
             self._producer.poll(timeout_seconds)
 
     def _settled(self, error: Any, message: Any) -> None:  # objects of an untyped library

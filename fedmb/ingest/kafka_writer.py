@@ -6,6 +6,7 @@ each record. Every acknowledgement is compared with it. A killed writer leaves a
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from fedmb.ingest.kafka_outbox import Delivery, KafkaOutbox
     from fedmb.ledger import StreamPartition
 
-LOOK_SECONDS = 0.1  # longest single wait, so that a wait for a broker stays interruptible
+LOOK_SECONDS = 0.1  # longest single wait, so that a wait for a broker stays interruptible; and between two looks
+LOOK_RECORDS = 64  # records sent between two looks; one for each would cost as much as sending it
 BATCH_OVERHEAD = 512  # bytes of a batch of one record beyond its value, headers and names: 61 + 30, and room
 
 
@@ -57,6 +59,7 @@ class KafkaLogWriter:
         self._settled = 0
         self._waiting: deque[tuple[int, float]] = deque()  # bytes of a record, and when it was sent
         self._bytes = 0
+        self._looked_at = -math.inf
         self._failure: FedmbError | None = None
         self._lock = threading.RLock()
         self._is_open = True
@@ -81,16 +84,18 @@ class KafkaLogWriter:
             ValueError: the writer is closed.
         """
         named = headers or {}
-        size = len(value) + sum(len(name) + len(content) for name, content in named.items()) + BATCH_OVERHEAD
+        size = len(value) + sum(map(len, named)) + sum(map(len, named.values())) + BATCH_OVERHEAD
         with self._lock:
             self._check(size)
-            self._settle(0.0)
+            now = time.monotonic()
+            if len(self._waiting) % LOOK_RECORDS == 0 or now - self._looked_at > LOOK_SECONDS:
+                self._settle(0.0)
             while self._waiting and self._bytes + size > self._connection.buffer_bytes:
                 self._settle(LOOK_SECONDS)
             offset = self.end_offset
             self._outbox.send(bytes(value), named)
             self._appended += 1
-            self._waiting.append((size, time.monotonic()))
+            self._waiting.append((size, now))
             self._bytes += size
             if self._first is not None and self._settled == 0:
                 self._wait_for_all()
@@ -152,6 +157,7 @@ class KafkaLogWriter:
 
     def _settle(self, timeout_seconds: float) -> None:
         """Look what became of the records sent, waiting at most so long for the first."""
+        self._looked_at = time.monotonic()
         for delivery in self._outbox.delivered(timeout_seconds):
             size, _ = self._waiting.popleft()
             self._bytes -= size

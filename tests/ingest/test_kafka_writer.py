@@ -128,9 +128,13 @@ def test_nothing_follows_a_record_that_the_broker_refuses(kafka, topic, log_of):
         writer.append(b"0")
         with closing(KafkaAdminClient(bootstrap_servers=kafka.address)) as admin:
             admin.alter_configs([ConfigResource("topic", topic, {"max.message.bytes": "2000"})])
-        numbers = iter(range(1, 2000))
+
+        def feed():
+            writer.append_many(b"%d" % number if number != 7 else bytes(300_000) for number in range(1, 2000))
+            writer.flush()
+
         with pytest.raises(SettingsError, match=r"raise max\.message\.bytes"):
-            writer.append_many(b"%d" % number if number != 7 else bytes(300_000) for number in numbers)
+            feed()
         with pytest.raises(SettingsError):
             writer.flush()
 
