@@ -23,11 +23,13 @@ from fedmb.batch.files import load_table
 from fedmb.batch.minibatch import Columns, check_columns
 from fedmb.batch.sharding import dirichlet_shares
 from fedmb.errors import SettingsError
+from fedmb.ingest.codec import schema_id
 from fedmb.ingest.codec_choice import CodecChoice, codecs_in
 from fedmb.ingest.dead_letter import LogDeadLetters
 from fedmb.ingest.file_log import FileLog
 from fedmb.ingest.file_writer import FsyncPolicy
 from fedmb.ingest.log_source import LogSource
+from fedmb.ingest.reject_limit import RejectLimit
 from fedmb.ingest.stream_url import StreamUrl, open_log, partitions_of
 from fedmb.replay.blend import Blend
 from fedmb.replay.ring import Ring
@@ -56,6 +58,8 @@ class Streaming(Section):
     """How long a batch that has rows waits for more; inf closes batches by count alone, the same in every run."""
     patience_seconds: float = Field(default=60.0, gt=0)
     """How long a silent stream is waited for before the client's round ends with what it has."""
+    rejects: RejectLimit = RejectLimit()
+    """How many records may be set aside before the client stops learning and says so."""
 
 
 class Replaying(Section):
@@ -152,7 +156,7 @@ def log_source(url: str, task: Task, client: str, state: Path, streaming: Stream
     return LogSource(
         log.reader(named.topic, partitions_of(log, named)),
         codecs(task, choice),
-        dead_letters=LogDeadLetters(letters),
+        dead_letters=LogDeadLetters(letters, schema=schema_id(task.schema), limit=streaming.rejects),
         linger_seconds=streaming.linger_seconds,
         patience_seconds=streaming.patience_seconds,
     )
