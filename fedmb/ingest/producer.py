@@ -19,6 +19,10 @@ BURST_SECONDS = 1.0  # rows that a delayed feeder makes up for at once: what a s
 LEAD_WAIT = 0.01  # seconds between two looks at a consumer that is behind; it works off a record in about that time
 
 
+class EndOfRecords(Exception):  # noqa: N818  # like StopIteration: no error
+    """There is no record of the number that was asked for, and no later one."""
+
+
 class StopEvent(Protocol):
     """What `threading.Event` and `multiprocessing.Event` share."""
 
@@ -65,7 +69,8 @@ class Feeder:
         log: where to.
         topic: in it.
         partition: of it; the feeder is its one writer while it runs.
-        records: columns of the record with this offset; a pure function. One call is one record.
+        records: columns of the record with this offset; a pure function. One call is one record; EndOfRecords ends
+            the run.
         codec: makes the value.
         rows_per_second: pace; `math.inf` is as fast as it goes.
         max_records: stop when the partition holds so many.
@@ -112,7 +117,7 @@ class Feeder:
         self._consumed = consumed
 
     def run(self, stop: StopEvent) -> int:
-        """Append until `stop` is set or the partition is full; answers how many records this run appended.
+        """Append until `stop` is set, the partition is full or records end; answers how many records this run appended.
 
         Raises:
             AlreadyOwned: another writer has the partition.
@@ -130,7 +135,10 @@ class Feeder:
                 if wait > 0:
                     stop.wait(wait)
                     continue
-                columns = self._records(offset)
+                try:
+                    columns = self._records(offset)
+                except EndOfRecords:
+                    break
                 offset = writer.append(self._codec.encode(columns), headers) + 1
                 bucket.spend(len(next(iter(columns.values()))))
             return offset - first

@@ -1,5 +1,6 @@
 """`fedmb stream feed` fills a stream until it is told to stop."""
 
+import json
 import os
 import signal
 import subprocess
@@ -33,7 +34,7 @@ def records(url):
 def test_it_stops_when_the_stream_holds_what_was_asked_for(url, capsys):
     assert main(["stream", "feed", url, "--records", "30", "--rows-per-second", "inf"]) == ExitCode.OK
 
-    assert capsys.readouterr().out == f"appended 30 records of 8 rows to {url}\n"
+    assert capsys.readouterr().out == f"appended 30 records to {url}\n"
     assert records(url) == 30
 
 
@@ -48,7 +49,7 @@ def test_sigterm_drains_it(url):
         os.kill(process.pid, signal.SIGTERM)
 
         assert process.wait(60) == ExitCode.OK
-        assert process.stdout.read() == f"appended {records(url)} records of 8 rows to {url}\n"
+        assert process.stdout.read() == f"appended {records(url)} records to {url}\n"
 
 
 def test_settings_come_from_a_file_and_single_ones_from_options(url, tmp_path, capsys):
@@ -57,7 +58,9 @@ def test_settings_come_from_a_file_and_single_ones_from_options(url, tmp_path, c
 
     assert main(["stream", "feed", "--config", str(file), "--set", "rows_per_record=2"]) == ExitCode.OK
 
-    assert "appended 5 records of 2 rows" in capsys.readouterr().out
+    assert "appended 5 records to" in capsys.readouterr().out
+    assert main(["stream", "inspect", url, "--offset", "-1", "--json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["rows"] == 2
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ def feed(
     seed: Annotated[int | None, typer.Option(help="Seed of the rows.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the stream; keys its rows.")] = None,
     task: Annotated[str | None, typer.Option(help="What is learnt, written module:Class.")] = None,
-    rows: Annotated[str | None, typer.Option(help="Where rows are drawn from, like table:/data/x.npz.")] = None,
+    rows: Annotated[str | None, typer.Option(help="table:/data/x.npz, table:task or module:function.")] = None,
+    order: Annotated[str | None, typer.Option(help="drawn without end, or once in the table's order.")] = None,
+    codec: Annotated[str | None, typer.Option(help="packed, sample, json or another.")] = None,
     rows_per_second: Annotated[float | None, typer.Option(help="Pace; inf for as fast as it goes.")] = None,
     records: Annotated[int | None, typer.Option(help="Stop when the stream holds so many records.")] = None,
     labels_before: Annotated[str | None, typer.Option(help="Labels until the drift, like 0,1,2.")] = None,
@@ -25,7 +27,7 @@ def feed(
     drift_record: Annotated[int | None, typer.Option(help="Record with which the labels change.")] = None,
     app: Annotated[Path | None, typer.Option(help="Folder made with `fedmb new`; fedmb's own if not given.")] = None,
 ) -> int:
-    """Fill a stream with rows of a table until SIGTERM, from where it ends."""
+    """Fill a stream with rows of a table or of a function until SIGTERM, from where it ends."""
     import logging
     from os import environ
     from runpy import run_path
@@ -50,6 +52,8 @@ def feed(
         "name": name,
         "task": task,
         "rows": rows,
+        "order": order,
+        "codec": codec,
         "rows_per_second": rows_per_second,
         "records": records,
         "labels_before": _numbers("--labels-before", labels_before),
@@ -59,7 +63,7 @@ def feed(
     settings = load(StreamFeed, file=config, overrides=override or [], environ=environ, explicit=explicit)
     log.info("feeder started url=%s rows_per_second=%g", settings.url, settings.rows_per_second)
     appended = run_path(str(program))["feed"](settings, stop)
-    print(f"appended {appended} records of {settings.rows_per_record} rows to {settings.url}")
+    print(f"appended {appended} records to {settings.url}")
     return 0
 
 
