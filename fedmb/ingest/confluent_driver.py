@@ -7,10 +7,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from fedmb.errors import SettingsError
+from fedmb.ingest.confluent_settings import consumer_settings
 from fedmb.ingest.kafka_driver import (
-    MONITORED_GROUP,
-    MOST_SILENT_SECONDS,
-    SESSION_SECONDS,
     Fetched,
     HeaderCache,
     access_denied,
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from fedmb.ingest.kafka_connection import KafkaConnection
-
-REQUEST_SECONDS = 10.0  # a frozen broker's connection is given up after this, and asked for anew
-FETCH_WAIT_SECONDS = 0.1  # a fetch waits so long at the broker for a record to come; a seek waits for it to end
-METADATA_SECONDS = 1.0  # a topic that does not exist yet is looked for so often
 
 _log = logging.getLogger(__name__)
 _value = itemgetter(Record._fields.index("value"))
@@ -89,9 +83,11 @@ class ConfluentDriver:
             errors._ALL_BROKERS_DOWN,  # noqa: SLF001
             errors._TIMED_OUT,  # noqa: SLF001
         }
-        self._consumer: Any = self._library.Consumer(self._settings(connection))
+        if not is_member:  # the library looks for the group's coordinator even where nobody joins
+            self._harmless.add(errors.GROUP_AUTHORIZATION_FAILED)
+        self._consumer: Any = self._library.Consumer(consumer_settings(connection))
         try:
-            self._consumer.list_topics(topic, timeout=connection.connect_seconds)
+            self._look_up(connection.connect_seconds)
         except BaseException:
             self._consumer.close()
             raise
@@ -185,33 +181,6 @@ class ConfluentDriver:
         """Leave the group and close connections."""
         self._consumer.close()
 
-    def _settings(self, connection: KafkaConnection) -> dict[str, object]:
-        return {
-            **connection.confluent(),
-            "group.id": connection.group or MONITORED_GROUP,  # the library wants one, and joins only where told to
-            "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": int(SESSION_SECONDS * 1000),
-            "heartbeat.interval.ms": int(SESSION_SECONDS * 1000 / 5),
-            "max.poll.interval.ms": int(MOST_SILENT_SECONDS * 1000),
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "error",
-            "enable.partition.eof": True,  # makes `position` pass markers at the end
-            "isolation.level": connection.isolation,
-            "check.crcs": True,
-            "allow.auto.create.topics": False,
-            "fetch.max.bytes": connection.fetch_bytes,
-            "message.max.bytes": min(connection.fetch_bytes, 1_000_000),  # the library wants it below the other
-            "max.partition.fetch.bytes": connection.fetch_bytes,
-            "queued.max.messages.kbytes": max(1, connection.fetch_bytes >> 10),
-            "fetch.queue.backoff.ms": 2,  # a full queue of so few bytes is empty again soon; the default is a second
-            "fetch.wait.max.ms": int(FETCH_WAIT_SECONDS * 1000),
-            "fetch.error.backoff.ms": 100,
-            "socket.timeout.ms": int(REQUEST_SECONDS * 1000),
-            "topic.metadata.refresh.interval.ms": int(METADATA_SECONDS * 1000),
-            "on_commit": _log_failure,
-        }
-
     def _named(self, partition: int, offset: int = 0) -> Any:  # untyped library
         return self._library.TopicPartition(self._topic, partition, offset)
 
@@ -268,6 +237,7 @@ class ConfluentDriver:
         except self._library.KafkaException as error:
             code = error.args[0].code()
             if code in self._absent:
+                self._look_up(timeout_seconds)
                 return {}
             raise self._error(code, -1, which, str(error)) from error
         for answer in answers:
@@ -275,14 +245,20 @@ class ConfluentDriver:
                 raise self._error(answer.error.code(), answer.partition, which, answer.error.str())
         return {answer.partition: answer.offset for answer in answers if answer.error is None and answer.offset >= 0}
 
+    def _look_up(self, timeout_seconds: float) -> None:
+        """Wait for a broker; a topic that we may not see looks like one that does not exist everywhere else.
+
+        Raises:
+            AccessDenied: we may not see it.
+            confluent_kafka.KafkaException: no answer in time.
+        """
+        error = self._consumer.list_topics(self._topic, timeout=timeout_seconds).topics[self._topic].error
+        if error is not None and error.code() == self._library.KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            raise access_denied(self._topic, error.str())
+
     def _park(self, consumer: Any, given: list[Any]) -> None:  # untyped library
         consumer.incremental_assign([self._named(named.partition, 0) for named in given])
         consumer.pause(given)
 
     def _note_revoked(self, consumer: Any, taken: list[Any]) -> None:  # untyped library
         self._revoked.update(named.partition for named in taken)
-
-
-def _log_failure(error: object, _partitions: object) -> None:
-    if error is not None:
-        _log.warning("offsets were not shown to monitors error=%s", error)

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fedmb.errors import CorruptLog, RecordsGone
+from fedmb.ingest.kafka_driver import records_gone
 from fedmb.ingest.kafka_session import close_driver
 
 if TYPE_CHECKING:
@@ -60,18 +61,19 @@ class Damage:
         for partition, error in list(self._suspects.items()):
             inbox = inboxes.get(partition)
             if inbox is not None:
-                self._settle_gap(driver, partition, inbox, error) if isinstance(
-                    error, RecordsGone
-                ) else self._settle_corrupt(driver, partition, inbox, error)
+                if isinstance(error, RecordsGone):
+                    self._settle_gap(driver, partition, inbox)
+                else:
+                    self._settle_corrupt(driver, partition, inbox, error)
             del self._suspects[partition]
 
-    def _settle_gap(self, driver: KafkaDriver, partition: int, inbox: Inbox, error: RecordsGone) -> None:
+    def _settle_gap(self, driver: KafkaDriver, partition: int, inbox: Inbox) -> None:
         begin = driver.begin_offsets([partition], ANSWER_SECONDS).get(partition, 0)
         end = driver.end_offsets([partition], ANSWER_SECONDS).get(partition, 0)
         if begin <= inbox.offset <= end:
             return  # a leader that had just taken over did not know its own end yet
         if self._connection.on_gap == "stop":
-            inbox.failure = error
+            inbox.failure = records_gone(self._topic, partition, inbox.offset)
             return
         self.gaps += 1
         _log.warning(
@@ -84,10 +86,12 @@ class Damage:
         if place not in self._seen:  # the wire or a page of memory may have done it: read it again
             self._seen.add(place)
             return
+        end = driver.end_offsets([partition], ANSWER_SECONDS).get(partition, 0)
+        if inbox.offset != error.offset and self._bad_batch(partition, inbox.offset, end) != error.offset:
+            return  # of a fetch that was on its way when the partition was sought elsewhere
         if self._connection.on_corrupt == "stop":
             inbox.failure = error
             return
-        end = driver.end_offsets([partition], ANSWER_SECONDS).get(partition, 0)
         readable = self._next_readable(partition, max(inbox.offset, error.offset), error.offset, end)
         self.corrupt_batches += 1
         _log.warning(

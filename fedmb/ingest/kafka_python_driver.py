@@ -209,8 +209,8 @@ class KafkaPythonDriver:
         return broken.topic_partition.partition, broken.next_fetch_offset
 
     def _offsets(self, ask: Any, partitions: Collection[int], timeout_seconds: float) -> dict[int, int]:  # untyped
-        existing = [self._named(partition) for partition in self._existing(partitions, timeout_seconds)]
         try:
+            existing = [self._named(partition) for partition in self._existing(partitions, timeout_seconds)]
             found = ask(existing, timeout_ms=int(timeout_seconds * 1000)) if existing else {}
         except (AuthorizationError, SaslAuthenticationFailedError) as error:
             raise access_denied(self._topic, str(error)) from error

@@ -55,7 +55,7 @@ class KafkaSession:
         self.reconnects = 0
         """Drivers given up for a failure."""
         self.cause: FedmbError | None = None
-        """Why no driver could be opened, when that was tried last."""
+        """Why there is no driver, where that is known."""
         self._log_id, self._topic, self._connection = log_id, topic, connection
         self._is_member = is_member
         self._opener = opener
@@ -123,6 +123,7 @@ class KafkaSession:
     def fail(self, error: BaseException) -> None:
         """Give up the driver; a later `opened` makes another one."""
         self.reconnects += 1
+        self.cause = error if isinstance(error, FedmbError) else None
         self._back_off()
         _log.warning("connection given up topic=%s retry_seconds=%.1f error=%r", self._topic, self._pause, error)
         self._abandon()

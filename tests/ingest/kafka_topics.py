@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from fedmb.ingest.kafka_connection import KafkaConnection
 from fedmb.ingest.kafka_reader import KafkaReader
@@ -54,6 +54,41 @@ def fill_in_transactions(address: str, topic: str, groups: Sequence[tuple[int, b
                 producer.send(topic, b"kept-%d" % number if is_committed else b"dropped", partition=partition)
             producer.flush()
             producer.commit_transaction() if is_committed else producer.abort_transaction()
+
+
+def fill_compacted(address: str, topic: str, count: int) -> None:
+    """Write `count` records with few keys, and wait until the broker has compacted some of them away."""
+    rolling = {"cleanup.policy": "compact", "segment.ms": "50", "min.cleanable.dirty.ratio": "0.01"}
+    make_topic(address, topic, configs=rolling)
+    place = TopicPartition(topic, 0)
+    with (
+        closing(KafkaProducer(bootstrap_servers=address)) as producer,
+        closing(KafkaConsumer(bootstrap_servers=address)) as consumer,
+    ):
+        for number in range(count):
+            producer.send(topic, b"%d" % number, key=b"%d" % (number % 5))
+        producer.flush()
+
+        def is_compacted() -> bool:
+            producer.send(topic, b"", key=b"last").get()  # a segment is closed by the record that follows it
+            consumer.assign([place])
+            consumer.seek(place, 0)
+            found = consumer.poll(500, max_records=1).get(place)
+            return bool(found) and found[0].offset > 0
+
+        wait_until(is_compacted)
+
+
+def polled_until(source: KafkaReader, kind: type[Exception], max_records: int = 8) -> tuple[list[Record], Exception]:
+    """What a reader gives until it raises `kind`, and that."""
+    records: list[Record] = []
+    deadline = time.monotonic() + LONG
+    while time.monotonic() < deadline:
+        try:
+            records += source.poll(1.0, max_records)
+        except kind as error:
+            return records, error
+    raise AssertionError(f"no {kind.__name__} came, but {len(records)} records")
 
 
 def forget(address: str, topic: str, before: int, *, partition: int = 0) -> None:

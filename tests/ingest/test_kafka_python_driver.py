@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+from confluent_kafka import Producer
+from kafka_topics import LONG, fill_numbered, make_topic
+
+from fedmb.errors import SettingsError
+from fedmb.ingest import kafka_python_consumer
+from fedmb.ingest.kafka_connection import KafkaConnection
+from fedmb.ingest.kafka_python_driver import KafkaPythonDriver
+
+
+def test_a_compression_that_cannot_be_read_here_is_a_package_to_install(kafka, topic, monkeypatch):
+    monkeypatch.setattr("kafka.codec.has_zstd", lambda: False)
+    make_topic(kafka.address, topic)
+    producer = Producer({"bootstrap.servers": kafka.address, "compression.codec": "zstd"})
+    producer.produce(topic, b"x" * 1000, partition=0)
+    producer.flush(LONG)
+    with closing(KafkaPythonDriver("here", topic, KafkaConnection(servers=(kafka.address,)))) as driver:
+        driver.assign({0: 0})
+        with pytest.raises(SettingsError, match=r"zstd.*fedmb\[compression\]"):
+            [driver.fetch(0.2, 9) for _ in range(99)]
+
+
+def test_checksums_without_the_c_wheel_are_warned_of_once(monkeypatch, caplog):
+    monkeypatch.setattr("kafka.record.util.crc32c_c", None)
+    kafka_python_consumer.warn_of_slow_checksums.cache_clear()
+    for _ in range(3):
+        kafka_python_consumer.warn_of_slow_checksums()
+    kafka_python_consumer.warn_of_slow_checksums.cache_clear()
+
+    assert [record.message for record in caplog.records if "crc32c" in record.message] == [
+        "kafka-python computes checksums in Python, 6 MB/s at most; pip install 'kafka-python[crc32c]'"
+    ]
+
+
+def test_a_resumed_partition_is_read_again_when_the_one_in_line_is_exhausted(kafka, topic):
+    """The library forgets it for ever when the place in line holds an exhausted stretch of a paused partition."""
+    fill_numbered(kafka.address, topic, partitions=2, count=10, size=1000)
+    with closing(KafkaPythonDriver("here", topic, KafkaConnection(servers=(kafka.address,)))) as driver:
+        driver.assign({0: 0, 1: 0})
+        found = driver.fetch(LONG, 5)
+        (first,) = {stretch.partition for stretch in found}
+        driver.pause([first])
+        count = 0
+        for _ in range(99):
+            count += sum(len(stretch.records) for stretch in driver.fetch(0.05, 5))
+            if count == 10:
+                break
+        driver.pause([1 - first])
+        driver.resume([first])
+        rest = [record.offset for _ in range(20) for one in driver.fetch(0.05, 5) for record in one.records]
+
+    assert rest == list(range(5, 10))
