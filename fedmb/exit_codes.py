@@ -38,6 +38,8 @@ class ExitCode(IntEnum):
     """A broker or registry refuses who we are."""
     STALLED = 14
     """A client library fell into a call that nothing ends."""
+    DISK = 15
+    """A disk is full, read-only or broken, and what must be stored cannot be."""
     BUG = 70
     """An error that fedmb did not foresee; the traceback stands above."""
     INTERRUPTED = 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import threading
@@ -36,6 +37,8 @@ CODES: dict[type[errors.FedmbError], ExitCode] = {
     errors.AccessDenied: ExitCode.DENIED,
 }
 
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
 
 def exit_code_of(command: Callable[[], object]) -> int:  # noqa: PLR0911  # one return for each way to end
     """Run `command`; the exit code it returned, or the one that its error stands for.
@@ -61,9 +64,22 @@ def exit_code_of(command: Callable[[], object]) -> int:  # noqa: PLR0911  # one 
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else ExitCode.FAILED if stop.code else ExitCode.OK
     except Exception as error:  # noqa: BLE001  # the last frame: what nobody foresaw must still say what to do
+        if refusal := disk_refusal(error):
+            return _say(refusal, ExitCode.DISK)
         traceback.print_exc()
         return _say(f"{type(error).__name__}: {error}; report it with the traceback above", ExitCode.BUG)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def disk_refusal(error: Exception) -> str:
+    """What to say of a disk that does not take what must be stored; empty for an error that is not about that."""
+    if not isinstance(error, OSError) or error.errno not in _DISK_ERRORS:
+        return ""
+    place = f" at {error.filename}" if error.filename else ""
+    return (
+        f"a disk must take what is stored, got: {error.strerror}{place}; free space or choose another disk, and start "
+        "again: what was stored before is whole"
+    )
 
 
 def code_of(error: errors.FedmbError) -> ExitCode:

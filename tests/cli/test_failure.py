@@ -1,5 +1,6 @@
 """Every ending has a named code, and every error says what to do."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -73,6 +74,20 @@ def test_a_note_is_a_hint(capsys):
     exit_code_of(raising(error))
 
     assert capsys.readouterr().err == "error: broken\n\nhint: mend it\n"
+
+
+def test_a_disk_that_is_full_is_said_with_its_place(capsys):
+    code = exit_code_of(raising(OSError(errno.ENOSPC, "No space left on device", "/var/ring")))
+
+    assert code is ExitCode.DISK
+    said = capsys.readouterr().err
+    assert said.startswith("error: a disk must take what is stored, got: No space left on device at /var/ring\n")
+    assert "hint: free space" in said
+
+
+def test_another_error_of_the_system_is_a_fault_of_ours(capsys):
+    assert exit_code_of(raising(OSError(errno.EBADF, "Bad file descriptor"))) is ExitCode.BUG
+    assert "OSError: [Errno 9] Bad file descriptor" in capsys.readouterr().err
 
 
 def test_every_mistake_in_settings_is_said(capsys):
