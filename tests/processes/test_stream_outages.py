@@ -31,9 +31,10 @@ RECORDS, PARTITIONS = 40_000, 4
 STEP_SECONDS = 0.012  # of the trainer: a pour takes eight seconds, and what interrupts it falls into its middle
 CUT_SECONDS = 0.6  # of pouring for each cut
 BACK_SECONDS = 30.0  # for rows to flow again; it takes a tenth of that, but machines differ
-# A daemon holds some 3,000 rows with its ring, so that the others have to come from the broker after the outage.
+# A daemon holds little beyond its ring, so that the other rows have to come from the broker after the outage.
 SMALL = {"message.max.bytes": "16384"}
 FETCH = "fetch_bytes=16384"
+HELD = 1500  # rows, at most: two times so many bytes of each partition
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
@@ -82,12 +83,12 @@ class Pour:
         return rows_kept(self.daemon)
 
     def has_run_dry(self):
-        """Whether no row has come for a second, and the trainer has taken all that there are."""
+        """Whether no row has come for a while, and the trainer has taken all that there are."""
         found, now = figures(self.daemon), time.monotonic()
         if found["fedmb_stream_rows_total"] != self.last_rows:
             self.last_rows, self.last_at = found["fedmb_stream_rows_total"], now
         # Of a round that waits for its next batch, the batches before are in no stored model yet.
-        return now - self.last_at > 1.0 and found["fedmb_ring_unread_rows"] < counting.BATCH * counting.STEPS
+        return now - self.last_at > 0.5 and found["fedmb_ring_unread_rows"] < counting.BATCH * counting.STEPS
 
     def flows_beyond(self, rows, seconds=BACK_SECONDS):
         """Seconds until more rows than these have come."""
@@ -123,8 +124,8 @@ def back(running, counts):
     """Seconds until rows flow again, by driver."""
     began = time.monotonic()
     for pour, rows in zip(running, counts, strict=True):
-        assert rows < RECORDS, "the outage came too late to interrupt anything"
-        pour.flows_beyond(rows)
+        assert rows + HELD < RECORDS, "the outage came too late to interrupt anything"
+        pour.flows_beyond(rows + HELD)
         pour.seconds = time.monotonic() - began
     return ", ".join(f"{pour.driver} {pour.seconds:.2f} s" for pour in running)
 
@@ -141,7 +142,7 @@ def check_learnt_once(running):
 
 
 def dried_up(running):
-    """Their rows, once they have poured all that they held; what comes then comes from the broker."""
+    """Their rows, once they have poured what they had; a reader may hold some back while it waits for an answer."""
     until(lambda: all(pour.has_run_dry() for pour in running), 60, lambda: "everything that the daemons held")
     return [pour.rows() for pour in running]
 
