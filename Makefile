@@ -10,7 +10,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test kafka soak bench-step bench-loader bench-kafka lint types format wheel clean
+.PHONY: help install demo test kafka soak bench-step bench-loader bench-kafka lint types format reference wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ types: install ## mypy, strict
 format: install ## put the code into ruff's form
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
+
+reference: install ## write docs/reference/settings.md from the settings' classes
+	@$(BIN)/python -m fedmb.settings.reference docs/reference/settings.md
 
 wheel: install ## build dist/fedmb-*.whl
 	@$(BIN)/python -m build --wheel --no-isolation
