@@ -161,6 +161,14 @@ def ledger_within(position: object) -> Ledger:
     return Ledger(positions)
 
 
+def groups_within(position: object) -> set[str]:
+    """Groups, each `log/topic`, that a source's position names at any depth."""
+    if not isinstance(position, Mapping):
+        return set()
+    own = {position["group"]} if isinstance(position.get("group"), str) else set()
+    return own.union(*map(groups_within, position.values()))
+
+
 def parse_position(value: object) -> Position:
     """A position from its JSON form `[offset, row]`.
 

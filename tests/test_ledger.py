@@ -14,6 +14,7 @@ from fedmb.ledger import (
     Position,
     Span,
     StreamPartition,
+    groups_within,
     joined,
     ledger_within,
     parse_position,
@@ -197,3 +198,10 @@ def test_ledgers_are_found_wherever_wrappers_put_them():
     assert ledger_within({"cursor": 3}) == ledger_within(None) == Ledger()
     with pytest.raises(ValueError, match="position is written"):
         ledger_within({"ledger": {"a/t[0]": [-1, 0]}})
+
+
+def test_groups_are_found_wherever_wrappers_put_them():
+    position = {"fresh": {"ledger": {}, "group": "a/t"}, "parts": {"b": {"group": "b/t"}}, "group": 3}
+
+    assert groups_within(position) == {"a/t", "b/t"}
+    assert groups_within(None) == set()

@@ -49,7 +49,11 @@ def learnt(trainer: LocalUpdate, instruction: Instruction) -> Update:
     """What `trainer` learns when it follows an instruction."""
     position = instruction.positions.get(trainer.client, {})
     return trainer.run(
-        instruction.arrays, base_version=instruction.base_version, position=position, terms=instruction.terms
+        instruction.arrays,
+        base_version=instruction.base_version,
+        position=position,
+        ledger=instruction.ledger,
+        terms=instruction.terms,
     )
 
 

@@ -28,6 +28,8 @@ from fedmb.ingest.codec_choice import CodecChoice, codecs_in
 from fedmb.ingest.dead_letter import LogDeadLetters
 from fedmb.ingest.file_log import FileLog
 from fedmb.ingest.file_writer import FsyncPolicy
+from fedmb.ingest.group_source import GroupSource
+from fedmb.ingest.kafka_log import KafkaLog
 from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.reject_limit import RejectLimit
 from fedmb.ingest.stream_url import StreamUrl, open_log, partitions_of
@@ -76,7 +78,7 @@ class ClientSource:
     """A client's source, with the stream inside it where there is one."""
 
     source: BatchSource
-    stream: LogSource | RingSource | None = None
+    stream: LogSource | GroupSource | RingSource | None = None
 
 
 def codecs(task: Task, choice: CodecChoice = CodecChoice()) -> Sequence[Codec]:  # noqa: B008  # frozen
@@ -140,8 +142,8 @@ def open_source(
     return ClientSource(rows.ahead(Blend(stream, replay, replaying.share)), stream)
 
 
-def log_source(url: str, task: Task, client: str, state: Path, streaming: Streaming) -> LogSource:
-    """The stream that a URL names, read by this process.
+def log_source(url: str, task: Task, client: str, state: Path, streaming: Streaming) -> LogSource | GroupSource:
+    """The stream that a URL names, read by this process; with a group and no partition, what its group gives it.
 
     Raises:
         SettingsError: the URL breaks a rule.
@@ -153,12 +155,23 @@ def log_source(url: str, task: Task, client: str, state: Path, streaming: Stream
     if named.scheme != "kafka":
         place = state / "dead-letters"
         letters = FileLog.open(place, id=f"{client}-dead-letters", fsync=FsyncPolicy.always(), create=True)
+    dead_letters = LogDeadLetters(letters, schema=schema_id(task.schema), limit=streaming.rejects)
+    linger_seconds, patience_seconds = streaming.linger_seconds, streaming.patience_seconds
+    if isinstance(log, KafkaLog) and log.connection.group and not named.partitions:
+        return GroupSource(
+            log.reader(named.topic, ()),
+            f"{log.id}/{named.topic}",
+            codecs(task, choice),
+            dead_letters=dead_letters,
+            linger_seconds=linger_seconds,
+            patience_seconds=patience_seconds,
+        )
     return LogSource(
         log.reader(named.topic, partitions_of(log, named)),
         codecs(task, choice),
-        dead_letters=LogDeadLetters(letters, schema=schema_id(task.schema), limit=streaming.rejects),
-        linger_seconds=streaming.linger_seconds,
-        patience_seconds=streaming.patience_seconds,
+        dead_letters=dead_letters,
+        linger_seconds=linger_seconds,
+        patience_seconds=patience_seconds,
     )
 
 

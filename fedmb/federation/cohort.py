@@ -11,7 +11,18 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedmb.errors import FedmbError, NotEnoughData, StaleUpdate
 from fedmb.federation.exchange import Exchange
-from fedmb.federation.wire import CONFIG, POSITIONS, TERMS, node_of, positions_text, read_update, sender
+from fedmb.federation.wire import (
+    CONFIG,
+    LEDGER,
+    POSITIONS,
+    TERMS,
+    ledger_text,
+    node_of,
+    positions_text,
+    read_update,
+    sender,
+)
+from fedmb.ledger import Ledger, groups_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,7 +32,6 @@ if TYPE_CHECKING:
 
     from fedmb.federation.checkpoint import ServerState
     from fedmb.federation.closing import Closing
-    from fedmb.ledger import Ledger
     from fedmb.training.round_terms import RoundTerms
     from fedmb.update import Update
 
@@ -147,15 +157,23 @@ class Collector:
         cohort.accepted[name] = Reply(update, message)
 
     def _addressed(self, message: Message, state: ServerState, terms: RoundTerms) -> Message:
-        """The message with its own client's position only, once the client behind its node is known."""
+        """The message with its own client's position and groups only, once the client behind its node is known."""
         client = self._client_of_node.get(message.metadata.dst_node_id)
         config = message.content.get(CONFIG)
         if isinstance(config, ConfigRecord):
             own = ConfigRecord({**config, TERMS: (replace(terms, resting=()) if client else terms).to_json()})
             if client is not None:
-                own[POSITIONS] = positions_text({client: state.positions.get(client, {})})
+                position = state.positions.get(client, {})
+                own[POSITIONS] = positions_text({client: position})
+                own[LEDGER] = ledger_text(of_groups(state.ledger, position))
             message.content = RecordDict({**message.content, CONFIG: own})
         return message
+
+
+def of_groups(ledger: Ledger, position: object) -> Ledger:
+    """The part of a ledger that concerns the groups that a client's position names."""
+    groups = groups_within(position)
+    return Ledger({one: place for one, place in ledger.items() if f"{one.log}/{one.topic}" in groups})
 
 
 def admitted(message: Message, state: ServerState, cohort: Cohort) -> Update:

@@ -175,7 +175,7 @@ class RoundLoop:
         messages = self.strategy.configure_train(
             number,
             arrays_to_record(state.arrays),
-            train_config(state.version, state.positions, seed=state.seed, training=self.training),
+            train_config(state.version, state.positions, seed=state.seed, training=self.training, ledger=state.ledger),
             self.grid,
         )
         cohort = self._collector.collect(messages, state, terms)

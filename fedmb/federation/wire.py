@@ -20,7 +20,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from fedmb import __version__
 from fedmb.errors import FedmbError, ShapeError, VersionMismatch
-from fedmb.ledger import spans_from_json, spans_to_json
+from fedmb.ledger import Ledger, spans_from_json, spans_to_json
 from fedmb.training.round_terms import RoundTerms
 from fedmb.update import Arrays, Update, check_arrays
 
@@ -37,6 +37,7 @@ VERSION = "fedmb-version"
 BASE_VERSION = "fedmb-base-version"
 SEED = "fedmb-seed"
 TRAINING = "fedmb-training"
+LEDGER = "fedmb-ledger"
 TERMS = "fedmb-terms"
 
 
@@ -52,6 +53,8 @@ class Instruction:
     """Seed of the run."""
     training: Mapping[str, Any] | None = None
     """Settings of the local training, so that a federation trains alike; None leaves them to each client."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """How far the model has learnt the partitions that a group may move to this client, whoever read them before."""
     terms: RoundTerms = field(default_factory=RoundTerms)
     """When to end the round, and whether to take part at all."""
 
@@ -84,6 +87,7 @@ def train_config(
     *,
     seed: int = 0,
     training: Mapping[str, Any] | None = None,
+    ledger: Ledger | None = None,
     terms: RoundTerms | None = None,
 ) -> ConfigRecord:
     """The config that goes with version `base_version` of the model."""
@@ -94,6 +98,7 @@ def train_config(
             POSITIONS: positions_text(positions),
             SEED: seed,
             TRAINING: json.dumps(training),
+            LEDGER: ledger_text(ledger or Ledger()),
             TERMS: (terms or RoundTerms()).to_json(),
         }
     )
@@ -120,8 +125,14 @@ def read_instruction(message: Message) -> Instruction:
             positions=json.loads(_text(config, POSITIONS)),
             seed=_whole(config, SEED),
             training=json.loads(_text(config, TRAINING)),
+            ledger=Ledger.from_json(json.loads(_text(config, LEDGER))),
             terms=RoundTerms.from_json(_text(config, TERMS)),
         )
+
+
+def ledger_text(ledger: Ledger) -> str:
+    """A ledger as it stands in a config."""
+    return json.dumps(ledger.to_json())
 
 
 def update_to_record(update: Update, client: str) -> RecordDict:

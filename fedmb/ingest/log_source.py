@@ -90,6 +90,7 @@ class LogSource:
         self._clock = clock
         self._waits_until = self._longest_silence = math.inf
         self._rows = self._settled = 0
+        self._is_sought = False
         self._taken = self._assembler.cursor()
         self._turn = self._assembler.turn
 
@@ -181,10 +182,10 @@ class LogSource:
             )
         found = Ledger.from_json(ledger)
         positions: dict[StreamPartition, Position] = {partition: found.position(partition) for partition in partitions}
-        if (positions, turn) == (self._taken, self._turn):
+        if self._is_sought and (positions, turn) == (self._taken, self._turn):
             return  # as between most rounds; what was fetched beyond the position is still good
         self._assembler.seek(positions, turn)
-        self._taken, self._turn = positions, turn
+        self._taken, self._turn, self._is_sought = positions, turn, True
 
     def limit_waiting(self, seconds: float, *, silence_seconds: float = math.inf) -> None:
         """Be less patient from now on than this source was made to be; inf lifts a limit.

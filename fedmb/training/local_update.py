@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedmb.errors import SettingsError
-from fedmb.ledger import ledger_within
+from fedmb.ledger import Ledger, ledger_within
 from fedmb.seeding import torch_seed
 from fedmb.telemetry.energy import available_meter
 from fedmb.training.distributed import Ranks
@@ -86,9 +86,17 @@ class LocalUpdate:
         self._budget = Budget(steps=training.steps, samples=rounded, seconds=training.seconds)
 
     def run(
-        self, arrays: Arrays, *, base_version: int, position: Mapping[str, Any], terms: RoundTerms | None = None
+        self,
+        arrays: Arrays,
+        *,
+        base_version: int,
+        position: Mapping[str, Any],
+        ledger: Ledger | None = None,
+        terms: RoundTerms | None = None,
     ) -> Update:
         """Train from `arrays`, with rows from `position` on, until a budget or the round's terms end it.
+
+        Partitions that a consumer group moves here begin where `ledger`, the server's, stands.
 
         A stream that stays silent ends the round early; with no row at all the update has weight 0.
 
@@ -97,12 +105,14 @@ class LocalUpdate:
             Diverged: a parameter is no longer finite; nothing of this round may be used.
         """
         terms = terms or RoundTerms()
+        if self.stream is not None:
+            # The server sends only positions that lie in a checkpoint; its ledger knows of other members' partitions.
+            stored = Ledger({**ledger_within(position.get("source")), **(ledger or {})})
+            self.stream.acknowledge(stored, f"fedmb version {base_version}")
         if self._is_left_out(position, terms):
             return Update(arrays, weight=0.0, base_version=base_version, positions={self.client: dict(position)})
         if self.stream is not None:
             self.stream.limit_waiting(terms.seconds, silence_seconds=terms.silence_seconds)
-            # The server sends only positions that lie in a checkpoint.
-            self.stream.acknowledge(ledger_within(position.get("source")), f"fedmb version {base_version}")
         budget = replace(self._budget, seconds=min(self._budget.seconds, terms.seconds))
         spent = self._meter.used()
         load_arrays(self.model, self._local.overlaid(arrays, base_version))

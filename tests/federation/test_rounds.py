@@ -57,7 +57,7 @@ class Scripted:
         self.client = client
         self.answer = answer
 
-    def run(self, arrays, *, base_version, position, terms=None):
+    def run(self, arrays, *, base_version, position, ledger=None, terms=None):
         outcome = self.answer(arrays, base_version, position)
         if isinstance(outcome, Exception):
             raise outcome

@@ -17,7 +17,7 @@ from fedmb.federation.wire import (
     train_config,
     update_to_record,
 )
-from fedmb.ledger import Position, Span, StreamPartition
+from fedmb.ledger import Ledger, Position, Span, StreamPartition
 from fedmb.simulation.grid import InProcessGrid
 from fedmb.update import Update
 
@@ -63,10 +63,11 @@ def test_an_update_makes_the_round_trip():
 
 
 def test_an_instruction_makes_the_round_trip():
-    content = RecordDict({"arrays": arrays_to_record(MODEL), CONFIG: train_config(6, {"a": {"epoch": 2}})})
-    instruction = read_instruction(message(content))
+    ledger = Ledger.from_json({"c/t[0]": [3, 1]})
+    config = train_config(6, {"a": {"epoch": 2}}, ledger=ledger)
+    instruction = read_instruction(message(RecordDict({"arrays": arrays_to_record(MODEL), CONFIG: config})))
 
-    assert (instruction.base_version, instruction.positions) == (6, {"a": {"epoch": 2}})
+    assert (instruction.base_version, instruction.positions, instruction.ledger) == (6, {"a": {"epoch": 2}}, ledger)
 
 
 def test_another_version_of_fedmb_is_named_on_both_sides():
