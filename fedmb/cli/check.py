@@ -19,6 +19,14 @@ import typer
 PYTHON = (3, 11)  # tomllib, StrEnum and Flower 1.41 start there
 PORTS = {8000: "flower-superlink", 9094: "flower-supernode"}  # Flower 1.41's defaults
 SCARCE_BYTES = 2 * 10**9  # below it, logs and checkpoints of a longer run may not fit
+EXTRAS = {
+    "fast": "a Kafka driver several times faster, driver=confluent",
+    "compression": "lz4 and zstd in topics",
+    "arrow": "Arrow records",
+    "avro": "Avro records",
+    "protobuf": "Protobuf records",
+}
+"""What the extras that streams may want are for."""
 LEAST_BYTES = 100 * 10**6  # the demo's run directory takes a few of these 100 MB
 PROBE_SECONDS = 120  # the first import of a CUDA build of torch reads gigabytes
 CUDA_PROBE = (
@@ -65,6 +73,7 @@ def findings() -> Iterator[Finding]:
     yield from requirements()
     yield torch_device()
     yield crc32c_wheel()
+    yield from extras()
     yield process_folders()
     yield from executables()
     yield from (port_is_free(port, user) for port, user in PORTS.items())
@@ -130,6 +139,28 @@ def crc32c_wheel() -> Finding:
     if any(found for folder in folders for found in Path(folder).glob("_crc32c*.so")):
         return Finding("crc32c in C", Status.OK, "compiled")
     return Finding("crc32c in C", Status.WARNING, "missing", "pip install --only-binary crc32c crc32c")
+
+
+def extras() -> Iterator[Finding]:
+    """Which extras of streams are installed; none is required, one in a wrong version is a warning."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = importlib.metadata.requires("fedmb") or []
+    except importlib.metadata.PackageNotFoundError:
+        return  # `requirements` says so
+    for extra, use in EXTRAS.items():
+        wanted = [one for one in map(Requirement, lines) if one.marker and one.marker.evaluate({"extra": extra})]
+        if not wanted:
+            continue  # installed from an older source
+        found = [_requirement(one.name, f"{one.specifier}") for one in wanted]
+        advice = f"pip install 'fedmb[{extra}]' for {use}"
+        if missing := [one.name for one in found if one.found == "not installed"]:
+            yield Finding(f"[{extra}]", Status.OK, f"without {', '.join(missing)}", advice)
+        else:
+            is_right = all(one.status is Status.OK for one in found)
+            status, advice = (Status.OK, "") if is_right else (Status.WARNING, advice)
+            yield Finding(f"[{extra}]", status, ", ".join(f"{one.name} {one.found}" for one in found), advice)
 
 
 def process_folders() -> Finding:

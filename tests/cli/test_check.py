@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import socket
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,6 +70,26 @@ def test_without_an_installation_requirements_are_a_warning(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", versions())
 
     assert [finding.status for finding in doctor.requirements()] == [Status.WARNING]
+
+
+def test_an_extra_that_is_missing_is_no_warning_and_one_of_a_wrong_version_is(monkeypatch):
+    lines = ['fastavro>=1.9; extra == "avro"', 'pyarrow>=17; extra == "arrow"', 'confluent-kafka>=2.6; extra == "fast"']
+    monkeypatch.setattr(doctor, "EXTRAS", {"avro": "Avro records", "arrow": "Arrow records", "fast": "speed"})
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _name: lines)
+    monkeypatch.setattr(importlib.metadata, "version", versions(**{"pyarrow": "9.0", "confluent-kafka": "2.16.1"}))
+
+    avro, arrow, fast = doctor.extras()
+
+    assert (avro.status, avro.found) == (Status.OK, "without fastavro")
+    assert avro.advice == "pip install 'fedmb[avro]' for Avro records"
+    assert (arrow.status, arrow.found) == (Status.WARNING, "pyarrow 9.0, outside >=17")
+    assert (fast.status, fast.found, fast.advice) == (Status.OK, "confluent-kafka 2.16.1", "")
+
+
+def test_every_extra_that_is_looked_for_is_one_of_ours():
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+
+    assert doctor.EXTRAS.keys() <= project["optional-dependencies"].keys()
 
 
 def versions(**known):
