@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from fedmb.federation.stream_run import StreamRun, open_dead_letters, open_ring, open_stream, pump_for
-from fedmb.federation.stream_watch import StreamWatch
+from fedmb.federation.stream_watch import StreamWatch, close_in_time
 from fedmb.launch.endpoint import is_loopback
 from fedmb.telemetry.metrics_server import MetricsServer
 from fedmb.telemetry.supervisor import Supervisor
@@ -25,11 +25,12 @@ def run(settings: StreamRun, stop: threading.Event) -> PumpStatistics:
     """Move records until `stop` is set, then drain. Change here what a stream goes through on its way."""
     with ExitStack() as open_parts:
         stream = open_stream(settings)
-        open_parts.callback(stream.reader.close)
+        open_parts.callback(close_in_time, stream.reader.close)
         ring = open_parts.enter_context(closing(open_ring(settings, stream.reader)))
-        letters = open_parts.enter_context(closing(open_dead_letters(settings, stream)))
+        letters = open_dead_letters(settings, stream)
+        open_parts.callback(close_in_time, letters.close)
         pump = pump_for(settings, stream, ring, letters)
-        watch = StreamWatch(pump, ring, stream.reader.close, stop, stuck_seconds=settings.watching.stuck_seconds)
+        watch = StreamWatch(pump, ring, stop, stuck_seconds=settings.watching.stuck_seconds)
         server = MetricsServer(
             watch.figures,
             unhealthy=watch.unhealthy,

@@ -18,6 +18,8 @@ from fedmb.replay.stream_ring_view import StreamRingView
 if TYPE_CHECKING:
     from pathlib import Path
 
+_UNFINISHED = {b"", bytes(len(STREAM_MAGIC))}  # a ring gets its first bytes last
+
 
 def ledger_at(path: Path) -> Ledger:
     """The ledger of what lies at `path`, which may be in use.
@@ -50,10 +52,13 @@ def ledger_at(path: Path) -> Ledger:
 
 def _is_stream_ring(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(STREAM_MAGIC)) == STREAM_MAGIC
+        return file.read(len(STREAM_MAGIC)) in {STREAM_MAGIC, *_UNFINISHED}
 
 
 def _ring_ledger(path: Path) -> Ledger:
+    with path.open("rb") as file:
+        if file.read(len(STREAM_MAGIC)) in _UNFINISHED:
+            return Ledger()
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         description = json.loads(described(descriptor, path, STREAM_MAGIC))

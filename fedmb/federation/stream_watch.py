@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -13,7 +14,6 @@ from fedmb.exit_codes import ExitCode
 from fedmb.ingest.pump_thread import PumpThread
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterator
 
     from prometheus_client.metrics_core import Metric
@@ -27,8 +27,10 @@ logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 5.0  # between two lines for `systemctl status`
 LOG_SECONDS = 60.0  # between two lines in the log
-DRAIN_SECONDS = 3.0  # for the pump to end by itself; with what follows it is within five
-CLOSE_SECONDS = 1.0  # for it to end once its reader was closed
+# Together within the five seconds that supervisors and people give a process:
+DRAIN_SECONDS = 2.0  # for the pump to end by itself; a broker that is frozen holds it up for longer
+KEEP_SECONDS = 1.0  # for it to leave the ring alone
+CLOSE_SECONDS = 0.7  # for each part that speaks to a broker to say goodbye
 
 
 class StreamWatch:
@@ -37,7 +39,6 @@ class StreamWatch:
     Args:
         pump: what moves records.
         ring: where they go; its file is only looked at.
-        close_reader: ends a poll that does not come back by itself.
         stop: set by whoever wants the daemon to end.
         stuck_seconds: how long a call or an outage may last before that is said.
     """
@@ -46,14 +47,12 @@ class StreamWatch:
         self,
         pump: Pump,
         ring: StreamRing,
-        close_reader: Callable[[], None],
         stop: threading.Event,
         *,
         stuck_seconds: float,
     ) -> None:
         self._pump = pump
         self._ring = ring
-        self._close_reader = close_reader
         self._stop = stop
         self._stuck_seconds = stuck_seconds
         self._thread = PumpThread(pump, stop)
@@ -112,15 +111,11 @@ class StreamWatch:
         try:
             self._thread.end(DRAIN_SECONDS)
         except TimeoutError:
-            self._close_reader()
-            try:
-                self._thread.end(CLOSE_SECONDS)
-            except ValueError as error:  # it asked the closed reader once more
-                logger.info("pump ended by its reader error=%s", error)
-            except TimeoutError:
+            if not self._pump.give_up(KEEP_SECONDS):
                 # Its rows are in pages of the kernel's; closing what it uses under its hands would be worse.
-                logger.exception("pump did not end seconds=%.1f", DRAIN_SECONDS + CLOSE_SECONDS)
+                logger.exception("pump hangs in its ring seconds=%.1f", DRAIN_SECONDS + KEEP_SECONDS)
                 end_now(ExitCode.STALLED)
+            logger.warning("pump given up, it waits for the log seconds=%.1f", DRAIN_SECONDS)
 
     def _line(self) -> str:
         found = self._pump.statistics()
@@ -159,6 +154,15 @@ def figures(pump: PumpStatistics, ring: StreamRingStatistics) -> Iterator[Metric
     ):
         yield GaugeMetricFamily(f"fedmb_ring_{name}", about, value=number)
     yield CounterMetricFamily("fedmb_ring_dropped_rows", "Unread rows that were overwritten.", value=ring.dropped)
+
+
+def close_in_time(close: Callable[[], None]) -> None:
+    """Close what may wait for a broker, which is left to itself after a while: nothing that is kept depends on it."""
+    closing = threading.Thread(target=close, name="closing", daemon=True)
+    closing.start()
+    closing.join(CLOSE_SECONDS)
+    if closing.is_alive():
+        logger.warning("closing takes long and goes on by itself seconds=%.1f", CLOSE_SECONDS)
 
 
 def end_now(code: ExitCode) -> None:

@@ -15,74 +15,34 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from fedmb.errors import FedmbError, SettingsError, Unreachable
 from fedmb.ingest.assembler import Assembler
 from fedmb.ingest.pump_tally import CountedLetters, PumpTally
-from fedmb.ledger import Ledger, Position, StreamPartition
+from fedmb.ledger import Ledger, Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
-    from fedmb.batch.minibatch import Columns
     from fedmb.ingest.assembler import Run
     from fedmb.ingest.codec import Codec
     from fedmb.ingest.dead_letter import DeadLetters
     from fedmb.ingest.log import LogReader
     from fedmb.ingest.producer import StopEvent
     from fedmb.ingest.pump_tally import PumpStatistics
+    from fedmb.ingest.row_sink import RowSink
+    from fedmb.ledger import StreamPartition
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25  # longest single wait inside a reader; a stop is seen within it
 ROOM_SECONDS = 0.02  # between two looks at a sink without room: a step of a small model takes about that long
 RETRY_SECONDS = 0.5  # between two tries to reach a log that did not answer
-
-
-class RowSink(Protocol):
-    """Keeps rows with the positions behind them, both or neither; used by one thread."""
-
-    @property
-    def ledger(self) -> Ledger:
-        """The position behind the last row kept or passed over of each partition."""
-        ...
-
-    def room(self) -> int:
-        """Rows that may be appended now; 0 while an unread row would be lost."""
-        ...
-
-    def append(
-        self,
-        columns: Columns,
-        partitions: NDArray[np.integer[Any]],
-        offsets: NDArray[np.integer[Any]],
-        rows: NDArray[np.integer[Any]],
-        left: NDArray[np.integer[Any]],
-    ) -> None:
-        """Keep rows behind the newest, and let the ledger stand behind them; a killed process keeps all or none.
-
-        Args:
-            columns: the rows, `(rows, ...)` each; copied.
-            partitions: index of each row's partition among the reader's.
-            offsets: offset of its record.
-            rows: its number within the record.
-            left: rows of the record behind it.
-        """
-        ...
-
-    def pass_over(self, positions: Mapping[StreamPartition, Position]) -> None:
-        """Let the ledger stand at these positions: what lies before them holds no row to keep."""
-        ...
-
-    def flush(self) -> None:
-        """Make what is kept survive a power cut; blocks on the disk."""
-        ...
 
 
 class Pump:
@@ -139,6 +99,8 @@ class Pump:
         self._clock = clock
         self._flushed_at = clock()
         self._is_dirty = False
+        self._keeping = threading.Lock()  # held while the sink is written to, never while the log is waited for
+        self._is_given_up = False
 
     def run(self, stop: StopEvent) -> None:
         """Move records until `stop` is set; then, and whatever is raised, everything kept is durable.
@@ -156,11 +118,25 @@ class Pump:
                 self._move(stop)
         except BaseException:
             try:
-                self._settle()
+                self._flush()
             except (FedmbError, OSError) as error:  # the first error says why; this one says what it cost
                 logger.warning("sink not flushed error=%s", error)
             raise
-        self._settle()
+        self._flush()
+
+    def give_up(self, timeout_seconds: float) -> bool:
+        """Make durable what is kept, from another thread, while `run` hangs in the log: it keeps nothing from then on.
+
+        False when it does not hang there but in the sink, which is left alone.
+        """
+        if not self._keeping.acquire(timeout=timeout_seconds):
+            return False
+        try:
+            self._is_given_up = True
+            self._sink.flush()
+        finally:
+            self._keeping.release()
+        return True
 
     def statistics(self) -> PumpStatistics:
         """A snapshot of the counts; from any thread."""
@@ -179,21 +155,20 @@ class Pump:
 
     def _begin(self, stop: StopEvent) -> None:
         """Seek to the sink's ledger; partitions that it has nothing of begin where `start` says."""
-        partitions = self._assembler.partitions
-        ledger = self._sink.ledger
-        positions = {partition: ledger.position(partition) for partition in partitions}
+        positions = self._positions()
         fresh = [partition for partition, position in positions.items() if position == Position(0)]
         while fresh and not stop.is_set():
             try:
                 edge = self._reader.begin_offsets() if self._start == "oldest" else self._reader.end_offsets()
             except Unreachable as error:
-                self._wait_for_log(error, stop)
+                self._tally.unreached(error)
+                stop.wait(RETRY_SECONDS)
                 continue
             positions |= {partition: Position(edge[partition]) for partition in fresh}
             break
-        self._assembler.seek(positions, next_turn(positions))
+        self._seek(positions)
         # Written down before the first row: a process killed in between would begin behind a newer newest.
-        self._pass_over()
+        self._commit([])
         logger.info("pump started positions=%s", Ledger(positions).to_json())
 
     def _move(self, stop: StopEvent) -> None:
@@ -205,23 +180,36 @@ class Pump:
             stop.wait(ROOM_SECONDS)
         else:
             self._tally.go_on()
-            runs: list[Run] = []
-            try:
-                self._gather(runs, min(room, self._commit_rows), stop)
-            except Unreachable as error:
-                self._commit(runs)
-                self._wait_for_log(error, stop)
-            except FedmbError:
-                self._commit(runs)
-                raise
-            else:
-                self._commit(runs)
+            self._move_some(min(room, self._commit_rows), stop)
         if self._clock() - self._flushed_at >= self._flush_seconds:
             self._flush()
             self._tally.look(self._sink.ledger)
 
+    def _move_some(self, limit: int, stop: StopEvent) -> None:
+        """Hand over up to `limit` rows, and what can be of them before an error."""
+        runs: list[Run] = []
+        error: FedmbError | None = None
+        try:
+            self._gather(runs, limit, stop)
+        except FedmbError as found:
+            error = found
+        try:
+            if not self._letters.is_broken:
+                self._commit(runs)
+        except FedmbError as found:
+            error = error or found
+        if self._letters.is_broken:
+            # Letters that were not written must be written before the ledger passes their records.
+            self._letters.begin_again()
+            self._seek(self._positions())
+        if isinstance(error, Unreachable):
+            self._tally.unreached(error)
+            stop.wait(RETRY_SECONDS)
+        elif error is not None:
+            raise error
+
     def _gather(self, runs: list[Run], limit: int, stop: StopEvent) -> None:
-        """Add runs of up to `limit` rows in all; what is there already is always taken."""
+        """Add runs of up to `limit` rows in all, for as long as the first one may wait; at once what is there."""
         missing, closes_at = limit, math.inf
         while missing and not stop.is_set():
             run = self._assembler.run(missing)
@@ -231,6 +219,8 @@ class Pump:
                     closes_at = self._clock() + self._linger_seconds
                 runs.append(run)
                 missing -= len(run)
+                if self._linger_seconds and self._clock() >= closes_at:
+                    return
                 continue
             remaining = closes_at - self._clock()
             if remaining <= 0 or self._letters.pending:
@@ -243,6 +233,11 @@ class Pump:
     def _commit(self, runs: Sequence[Run]) -> None:
         """Hand rows over, and pass what was set aside among and behind them."""
         self._letters.flush()  # first: the ledger passes a record only once its letter is safe
+        with self._keeping:
+            if not self._is_given_up:
+                self._keep(runs)
+
+    def _keep(self, runs: Sequence[Run]) -> None:
         if runs:
             origins = [run.origins(self._assembler.partitions) for run in runs]
             columns = {
@@ -264,23 +259,23 @@ class Pump:
     def _flush(self) -> None:
         """Make what is kept durable, and tell monitors."""
         self._flushed_at = self._clock()
-        if not self._is_dirty:
-            return
-        self._sink.flush()
-        self._is_dirty = False
+        with self._keeping:
+            if not self._is_dirty or self._is_given_up:
+                return
+            self._sink.flush()
+            self._is_dirty = False
         try:
             offsets = {partition: position.offset for partition, position in self._sink.ledger.items()}
             self._reader.acknowledge(offsets, self._note)
         except Unreachable as error:  # monitors learn of it with the next flush
             logger.warning("offsets not acknowledged error=%s", error)
 
-    def _settle(self) -> None:
-        self._letters.flush()
-        self._flush()
+    def _positions(self) -> dict[StreamPartition, Position]:
+        ledger = self._sink.ledger
+        return {partition: ledger.position(partition) for partition in self._assembler.partitions}
 
-    def _wait_for_log(self, error: Unreachable, stop: StopEvent) -> None:
-        self._tally.unreached(error)
-        stop.wait(RETRY_SECONDS)
+    def _seek(self, positions: Mapping[StreamPartition, Position]) -> None:
+        self._assembler.seek(positions, next_turn(positions))
 
 
 def next_turn(positions: Mapping[StreamPartition, Position]) -> int:

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from fedmb.errors import Unreachable
+from fedmb.errors import TooManyRejected, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,19 +83,35 @@ class CountedLetters:
         """Records set aside, by the name of the error's class."""
         self.pending = 0
         """Letters since the last flush."""
+        self.is_broken = False
+        """Letters since the last flush may not have been written: their records must come again."""
         self._letters = letters
 
     def set_aside(self, record: Record, error: DecodeError) -> None:
         """Keep the record."""
+        try:
+            self._letters.set_aside(record, error)
+        except TooManyRejected:  # raised before anything was written
+            raise
+        except BaseException:
+            self.is_broken = True
+            raise
         self.pending += 1
-        self._letters.set_aside(record, error)
         self.rejected[type(error).__name__] += 1
 
     def flush(self) -> None:
         """Make every letter durable."""
         if self.pending:
-            self._letters.flush()
+            try:
+                self._letters.flush()
+            except BaseException:
+                self.is_broken = True
+                raise
             self.pending = 0
+
+    def begin_again(self) -> None:
+        """Forget the letters since the last flush, whose records are read again."""
+        self.pending, self.is_broken = 0, False
 
     def close(self) -> None:
         """Close the letters below."""

@@ -47,6 +47,13 @@ def test_a_directory_stands_where_the_rings_in_it_do(tmp_path):
         assert ledger_at(tmp_path) == IN_RING
 
 
+@pytest.mark.parametrize("content", [b"", bytes(5000)])
+def test_a_ring_that_is_being_made_stands_nowhere(content, tmp_path):
+    (tmp_path / "rows.ring").write_bytes(content)
+
+    assert ledger_at(tmp_path / "rows.ring") == Ledger()
+
+
 @pytest.mark.parametrize("content", [LEDGER.to_json(), {"ledger": LEDGER.to_json()}])
 def test_a_ledger_in_json_is_read(content, tmp_path):
     (tmp_path / "ledger.json").write_text(json.dumps(content))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from kept_rows import Flaky, KeptRows, Until
 from numbered_log import JSON, PACKED, POISON, filled
 
-from fedmb.errors import AccessDenied, CorruptLog, RecordsGone, SettingsError
+from fedmb.errors import AccessDenied, CorruptLog, RecordsGone, SettingsError, Unreachable
+from fedmb.ingest import pump as pump_module
 from fedmb.ingest.dead_letter import CountedDeadLetters, LogDeadLetters
 from fedmb.ingest.memory_log import MemoryLog
 from fedmb.ingest.pump import Pump
@@ -136,6 +137,43 @@ def test_a_letter_is_safe_before_the_ledger_passes_its_record():
     assert all(position <= Position(1) for _, position in order)
     assert order
     assert sink.ids == [0, 1, 2, 3]
+
+
+class Torn(LogDeadLetters):
+    """Letters to a log that goes away now and then, and takes with it what was not flushed."""
+
+    def __init__(self, log, breaks):
+        super().__init__(log)
+        self.breaks, self.unsafe = breaks, []
+
+    def set_aside(self, record, error):
+        if self.breaks and self.breaks.pop(0):
+            self.unsafe.clear()
+            raise Unreachable("a broker must answer, got silence; start it")
+        self.unsafe.append((record, error))
+
+    def flush(self):
+        if self.breaks and self.breaks.pop(0):
+            self.unsafe.clear()
+            raise Unreachable("a broker must answer, got silence; start it")
+        while self.unsafe:
+            super().set_aside(*self.unsafe.pop(0))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(ROWS_PER_RECORD, min_size=1, max_size=3), st.lists(st.booleans(), max_size=12))
+def test_a_log_of_dead_letters_that_goes_away_costs_no_letter_and_no_row(partitions, breaks):
+    log, names, letters = filled(*partitions), range(len(partitions)), MemoryLog("letters")
+    with closing(log.reader("t", names)) as reader, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pump_module, "RETRY_SECONDS", 0.0)
+        sink = KeptRows(reader.partitions)
+        pumped(reader, sink, at_end(sink, log, names), dead_letters=Torn(letters, breaks), commit_rows=3)
+
+    ids, poison = wanted(partitions)
+    assert by_partition(sink.ids) == {index: rows for index, rows in ids.items() if rows}
+    with closing(letters.reader("t.dlq", names)) as reader:
+        kept = [record.headers["fmb-source"] for record in reader.poll(0.0, 10_000)]
+    assert len(kept) == len(set(kept)) == poison
 
 
 @pytest.mark.parametrize("error", [CORRUPT, GONE, AccessDenied("a broker must let us in; mend the password")])
