@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +14,19 @@ from fedmb.ingest.kafka_driver import (
     HeaderCache,
     access_denied,
     corrupt_log,
+    fetched_of,
     records_gone,
 )
-from fedmb.ingest.log import Record
 from fedmb.ingest.topic import stream_partition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from types import ModuleType
 
     from fedmb.ingest.kafka_connection import KafkaConnection
 
 _log = logging.getLogger(__name__)
-_value = itemgetter(Record._fields.index("value"))
+_second = itemgetter(1)
 
 
 def confluent_kafka() -> ModuleType:
@@ -184,34 +185,36 @@ class ConfluentDriver:
     def _named(self, partition: int, offset: int = 0) -> Any:  # untyped library
         return self._library.TopicPartition(self._topic, partition, offset)
 
-    def _sorted(self, messages: Iterable[Any]) -> list[Fetched]:
+    def _sorted(self, messages: list[Any]) -> list[Fetched]:  # untyped library
         """Messages by partition as records; what follows a failed one of the same partition is dropped."""
-        found: dict[int, list[Record]] = {}
-        failed: set[int] = set()
-        new, headers, current, name = tuple.__new__, self._headers.mapping, -1, None
+        message = self._library.Message
+        if any(map(message.error, messages)):
+            messages = self._sound(messages)
+        partitions = set(map(message.partition, messages))
+        if len(partitions) == 1:
+            return [self._fetched(partitions.pop(), messages)]
+        found: dict[int, list[Any]] = {partition: [] for partition in sorted(partitions)}
+        for partition, run in groupby(messages, key=message.partition):
+            found[partition] += run
+        return [self._fetched(partition, run) for partition, run in found.items()]
+
+    def _fetched(self, partition: int, messages: list[Any]) -> Fetched:  # untyped library
+        name, message = stream_partition(self._log_id, self._topic, partition), self._library.Message
+        headers = self._headers.mappings(list(map(message.headers, messages)))
+        timestamps = map(_second, map(message.timestamp, messages))
+        values = list(map(message.value, messages))
+        return fetched_of(name, map(message.offset, messages), timestamps, values, headers)
+
+    def _sound(self, messages: list[Any]) -> list[Any]:  # untyped library
+        """Messages that are records and follow no failed one of their partition."""
+        sound, failed = [], set()
         for message in messages:
-            if (error := message.error()) is not None:
-                if self._note(error, message):
-                    failed.add(message.partition())
-                continue
-            if (partition := message.partition()) != current:
-                current, name = partition, stream_partition(self._log_id, self._topic, partition)
-                append = (found.setdefault(partition, []) if partition not in failed else []).append
-            append(
-                new(
-                    Record,
-                    (
-                        name,
-                        message.offset(),
-                        message.timestamp()[1] * 1000,
-                        message.value() or b"",
-                        headers(message.headers()),
-                    ),
-                )
-            )
-        return [
-            Fetched(partition, records, sum(map(len, map(_value, records)))) for partition, records in found.items()
-        ]
+            error = message.error()
+            if error is not None and self._note(error, message):
+                failed.add(message.partition())
+            elif error is None and message.partition() not in failed:
+                sound.append(message)
+        return sound
 
     def _note(self, error: Any, message: Any) -> bool:  # untyped library
         """Whether the message is a failure, which is kept for the next fetch."""

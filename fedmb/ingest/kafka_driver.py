@@ -7,16 +7,19 @@ is only good for closing: libraries are in no known state then, and some never r
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import repeat
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fedmb.errors import AccessDenied, CorruptLog, RecordsGone
+from fedmb.ingest.log import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from fedmb.ingest.kafka_connection import KafkaConnection
-    from fedmb.ingest.log import Record
+    from fedmb.ledger import StreamPartition
 
 NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
 """Shared by every record without headers."""
@@ -24,6 +27,9 @@ MONITORED_GROUP = "fedmb"
 """Group under which lag monitors find offsets when the connection names none."""
 SESSION_SECONDS = 10.0  # a group member that is silent for so long is thrown out; a killed one's partitions move then
 MOST_SILENT_SECONDS = 60.0  # between two fetches of a group member; its reader fetches far more often by itself
+
+
+_new_record: Callable[[tuple[object, ...]], Record] = partial(tuple.__new__, Record)  # half the time of Record(...)
 
 
 class Fetched(NamedTuple):
@@ -139,6 +145,10 @@ class HeaderCache:
         self._last: Sequence[tuple[str, bytes | None]] = ()
         self._mapping = NO_HEADERS
 
+    def mappings(self, many: Collection[Sequence[tuple[str, bytes | None]] | None]) -> Iterable[Mapping[str, bytes]]:
+        """As `mapping`, for each of many; without end where there is none at all."""
+        return map(self.mapping, many) if any(many) else repeat(NO_HEADERS)
+
     def mapping(self, headers: Sequence[tuple[str, bytes | None]] | None) -> Mapping[str, bytes]:
         """The headers by name, the last of several with one name; no value is an empty one."""
         if not headers:
@@ -147,6 +157,29 @@ class HeaderCache:
             self._last = headers
             self._mapping = MappingProxyType({name: value or b"" for name, value in headers})
         return self._mapping
+
+
+def fetched_of(
+    name: StreamPartition,
+    offsets: Iterable[int],
+    timestamps_ms: Iterable[int],
+    values: Sequence[bytes],
+    headers: Iterable[Mapping[str, bytes]],
+) -> Fetched:
+    """Records of one partition from their columns; C from end to end, for this runs for every record.
+
+    Args:
+        name: the partition.
+        offsets: of the records.
+        timestamps_ms: milliseconds since the epoch.
+        values: theirs; None, which deletes a key of a compacted topic, becomes empty.
+        headers: by name.
+    """
+    if None in values:
+        values = [value or b"" for value in values]
+    timestamps_us = [timestamp * 1000 for timestamp in timestamps_ms]
+    columns = zip(repeat(name), offsets, timestamps_us, values, headers)  # some repeat without end
+    return Fetched(name.partition, list(map(_new_record, columns)), sum(map(len, values)))
 
 
 def corrupt_log(topic: str, partition: int, offset: int, finding: str) -> CorruptLog:

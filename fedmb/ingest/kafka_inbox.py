@@ -32,6 +32,11 @@ class Inbox:
         self._stretches: deque[Fetched] = deque()
         self._given = 0
 
+    def begins_at(self, offset: int) -> bool:
+        """True when `offset` is the next one to be given or waited for."""
+        begin = self._stretches[0].records[self._given].offset if self._stretches else self.offset
+        return begin == offset and self.failure is None
+
     def put(self, stretch: Fetched) -> None:
         """Queue records that follow what is queued."""
         if stretch.records[0].offset < self.offset:  # of a fetch that was on its way when the partition was sought

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PAUSE_SECONDS = 2.0  # between two questions that are not urgent, or that a broker did not answer the last time
 AWAY_ANSWER_SECONDS = 0.5  # for each of the latter
-FIRST_BATCH, LARGEST_BATCH = 64, 4096  # records of one fetch; about half an inbox as soon as their size is known
+FIRST_BATCH, LARGEST_BATCH = 64, 1000  # records of one fetch, by their size; more at once cost the collector more
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,10 @@ class Inflow:
         self._records = self._bytes = 0
 
     def move(self, partition: int, offset: int) -> None:
-        """Drop what is queued of a partition, and go on at `offset`."""
+        """Drop what is queued of a partition, and go on at `offset`; nothing to do where it does so already."""
+        inbox = self.inboxes.get(partition)
+        if inbox is not None and inbox.begins_at(offset):
+            return
         self.inboxes[partition] = Inbox(offset)
         self._damage.forget(partition)
         self._moved.add(partition)
@@ -178,7 +181,6 @@ class Inflow:
                 for number in driver.take_revoked():
                     self.inboxes.pop(number, None)
             self._pass_markers(driver, {stretch.partition for stretch in fetched})
-            self._balance(driver)
         except (AccessDenied, SettingsError) as error:
             self._fail(error)
             raise
@@ -244,7 +246,10 @@ class Inflow:
                 self._hear()
 
     def _balance(self, driver: KafkaDriver) -> None:
-        """Pause partitions whose inbox has become full, resume those that have room again."""
+        """Before a fetch for others, pause partitions whose inbox is full; resume those that have room again.
+
+        Only then: librdkafka drops what it has fetched of a partition that is paused.
+        """
         changed = [
             number for number, inbox in self.inboxes.items() if inbox.is_full(self._max_bytes) != inbox.is_paused
         ]

@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from kafka import ConsumerRebalanceListener, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
     AuthorizationError,
@@ -33,23 +34,26 @@ from fedmb.ingest.kafka_driver import (
     HeaderCache,
     access_denied,
     corrupt_log,
+    fetched_of,
     records_gone,
 )
 from fedmb.ingest.kafka_python_consumer import open_consumer
-from fedmb.ingest.log import Record
 from fedmb.ingest.topic import stream_partition
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from fedmb.ingest.kafka_connection import KafkaConnection
 
 FETCH_WAIT_SECONDS = 0.1  # a fetch waits so long at the broker for a record to come; a seek waits for it to end
+JOIN_SECONDS = 5.0  # for every other member to join too; a busy one is kept alive twice a second
 CLOSE_SECONDS = 1.0  # for leaving a group
 
 _log = logging.getLogger(__name__)
 _place = re.compile(r"partition=(\d+)\) at offset (\d+)")
-_value = itemgetter(Record._fields.index("value"))
+_offset, _timestamp, _value, _headers = (
+    itemgetter(ConsumerRecord._fields.index(name)) for name in ("offset", "timestamp", "value", "headers")
+)
 
 
 class KafkaPythonDriver:
@@ -71,6 +75,7 @@ class KafkaPythonDriver:
         self._connection = connection
         self._revoked: set[int] = set()
         self._headers = HeaderCache()
+        self._is_member = is_member
         self._consumer = open_consumer(
             connection,
             # A client with a group waits for the group's coordinator before it fetches anything.
@@ -121,6 +126,8 @@ class KafkaPythonDriver:
         """
         self._unblock()
         try:
+            if self._is_member:
+                self._join()
             polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_records)
         except CorruptRecordError as error:
             raise corrupt_log(self._topic, *self._place_of(error), str(error)) from error
@@ -177,6 +184,12 @@ class KafkaPythonDriver:
         """Leave the group and close connections."""
         self._consumer.close(autocommit=False, timeout_ms=int(CLOSE_SECONDS * 1000))
 
+    def _join(self) -> None:
+        """Sit out a rebalance: 3.0.12 starts another one when the answer comes between two short polls."""
+        coordinator = self._consumer._coordinator  # noqa: SLF001  # no public way
+        if coordinator.need_rejoin():
+            coordinator.poll(timeout_ms=int(JOIN_SECONDS * 1000))
+
     def _unblock(self) -> None:
         """Clear the library's place for the stretch in line when it holds an exhausted one.
 
@@ -189,15 +202,10 @@ class KafkaPythonDriver:
     def _named(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)
 
-    def _fetched(self, partition: int, found: Iterable[Any]) -> Fetched:
+    def _fetched(self, partition: int, found: Sequence[Any]) -> Fetched:
         name = stream_partition(self._log_id, self._topic, partition)
-        new, headers = tuple.__new__, self._headers.mapping
-        records: list[Record] = [
-            # Positions of the library's tuple and no keywords: this line runs for every record.
-            new(Record, (name, one.offset, one.timestamp * 1000, one.value or b"", headers(one.headers)))
-            for one in found
-        ]
-        return Fetched(partition, records, sum(map(len, map(_value, records))))
+        headers = self._headers.mappings(list(map(_headers, found)))
+        return fetched_of(name, map(_offset, found), map(_timestamp, found), list(map(_value, found)), headers)
 
     def _place_of(self, error: CorruptRecordError) -> tuple[int, int]:
         """Partition and offset of a batch that cannot be read."""

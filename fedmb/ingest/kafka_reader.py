@@ -18,7 +18,6 @@ from fedmb.ingest.kafka_committer import OffsetCommitter
 from fedmb.ingest.kafka_damage import ANSWER_SECONDS
 from fedmb.ingest.kafka_diagnosis import diagnosed
 from fedmb.ingest.kafka_driver import open_driver
-from fedmb.ingest.kafka_inbox import Inbox
 from fedmb.ingest.kafka_inflow import Inflow, KafkaReaderStatistics
 from fedmb.ingest.kafka_membership import TICK_SECONDS, KeepAlive
 from fedmb.ingest.topic import check_topic, stream_partition
@@ -83,7 +82,7 @@ class KafkaReader:
         self._keep_alive = KeepAlive(self._tick) if self._is_member else None
 
     def seek(self, partition: StreamPartition, offset: int) -> None:
-        """Let the next `poll` give `offset` first.
+        """Let the next `poll` give `offset` first; keeps what is buffered where it would anyway.
 
         Raises:
             ValueError: the partition is not assigned to this reader, or the offset is negative.
@@ -93,7 +92,7 @@ class KafkaReader:
         if offset < 0:
             raise ValueError(f"an offset must be 0 or more, got {offset} for {partition}; 0 is the beginning")
         with self._lock:
-            if partition.partition in self._inflow.inboxes:  # else the group took it away a moment ago
+            if partition in self.assigned():  # else the group took it away a moment ago
                 self._inflow.move(partition.partition, offset)
 
     def poll(self, timeout_seconds: float, max_records: int = 500) -> list[Record]:
@@ -179,7 +178,8 @@ class KafkaReader:
     def refresh(self, timeout_seconds: float = 0.0) -> tuple[StreamPartition, ...]:
         """Make `partitions` what the group gives now, and answer them; waits while there is none.
 
-        Each must be sought before it gives anything: this is for the start of a batch source's round.
+        Each must be sought before it gives anything, also one that came back: this is for the start of a batch source's
+        round. Seeking one to where it stands keeps what is buffered.
 
         Raises:
             AccessDenied: the brokers refuse this reader, or it them.
@@ -193,9 +193,6 @@ class KafkaReader:
                     break
             if self._is_member:
                 self.partitions = self.assigned()
-                inboxes = self._inflow.inboxes
-                for name in self.partitions:
-                    inboxes.setdefault(name.partition, Inbox(0))
             return tuple(self.partitions)
 
     def statistics(self) -> KafkaReaderStatistics:
