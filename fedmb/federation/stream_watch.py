@@ -132,7 +132,8 @@ def figures(pump: PumpStatistics, ring: StreamRingStatistics) -> Iterator[Metric
         ("bytes", "Bytes of their values.", pump.bytes),
         ("stalls", "Times that the ring had no room.", pump.stalls),
         ("stalled_seconds", "Time spent waiting for room.", pump.stalled_seconds),
-        ("reconnects", "Times that the connection was made anew.", pump.reconnects),
+        ("outages", "Times that the log did not answer.", pump.outages),
+        ("reconnects", "Connections given up for a failure; a library mends others itself.", pump.reconnects),
     ):
         yield CounterMetricFamily(f"fedmb_stream_{name}", about, value=total)
     rejected = CounterMetricFamily("fedmb_stream_rejected_records", "Records set aside.", labels=["error"])

@@ -40,8 +40,10 @@ class PumpStatistics:
     """Times that the sink had no room."""
     stalled_seconds: float
     """Time spent waiting for room."""
+    outages: int
+    """Times that the log did not answer."""
     reconnects: int
-    """Times that the reader had to connect anew."""
+    """Connections given up for a failure; a client library mends others by itself."""
     rows_per_second: float
     """Rows kept of late, over about ten seconds."""
     lag: Mapping[StreamPartition, int]
@@ -139,6 +141,7 @@ class PumpTally:
         self._stalls = 0
         self._stalled_seconds = 0.0
         self._stalled_since: float | None = None
+        self._outages = 0
         self._outage: tuple[float, Unreachable] | None = None
         self._beat_at = self._looked_at = clock()
         self._lag: Mapping[StreamPartition, int] = {}
@@ -169,6 +172,7 @@ class PumpTally:
         if self._outage is None:
             logger.warning("log unreachable error=%s", error)
             self._outage = (self._clock(), error)
+            self._outages += 1
 
     def heard(self) -> None:
         """The reader came back from the log, unless it came back without a connection."""
@@ -208,6 +212,7 @@ class PumpTally:
             rejected=dict(self._letters.rejected),
             stalls=self._stalls,
             stalled_seconds=self._stalled_seconds + (now - since if since is not None else 0.0),
+            outages=self._outages,
             reconnects=self._reader.statistics().reconnects if isinstance(self._reader, _Networked) else 0,
             rows_per_second=(self._rows - first_rows) / (now - first_at) if now > first_at else 0.0,
             lag=self._lag,

@@ -197,9 +197,10 @@ def test_a_log_that_is_away_is_waited_for(caplog):
     with closing(log.reader("t", [0])) as inner:
         reader = Flaky(inner, unreachable=3)
         sink = KeptRows(reader.partitions)
-        pumped(reader, sink, at_end(sink, log, [0]))
+        pump = pumped(reader, sink, at_end(sink, log, [0]))
 
     assert sink.ids == [0, 1, 2, 3]
+    assert pump.statistics().outages == 1
     assert [record.msg.partition(" error")[0] for record in caplog.records] == ["log unreachable"]
 
 
