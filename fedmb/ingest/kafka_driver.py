@@ -18,7 +18,6 @@ from fedmb.ingest.log import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from fedmb.ingest.kafka_connection import KafkaConnection
     from fedmb.ledger import StreamPartition
 
 NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
@@ -112,30 +111,6 @@ class KafkaDriver(Protocol):
     def close(self) -> None:
         """Leave the group and close connections; takes a second or two at most."""
         ...
-
-
-def open_driver(log_id: str, topic: str, connection: KafkaConnection, *, is_member: bool = False) -> KafkaDriver:
-    """A connected driver of the library that the connection names.
-
-    Blocks until a broker answers, `connect_seconds` at most.
-
-    Args:
-        log_id: log of the partitions that records name.
-        topic: theirs.
-        connection: where and who.
-        is_member: read what the connection's group gives to this member; its offsets play no part.
-
-    Raises:
-        SettingsError: the library is not installed, or a file that the connection names cannot be read.
-        Exception: no broker answers, or not as expected.
-    """
-    if connection.driver == "confluent":
-        from fedmb.ingest.confluent_driver import ConfluentDriver
-
-        return ConfluentDriver(log_id, topic, connection, is_member=is_member)
-    from fedmb.ingest.kafka_python_driver import KafkaPythonDriver
-
-    return KafkaPythonDriver(log_id, topic, connection, is_member=is_member)
 
 
 class HeaderCache:

@@ -17,7 +17,7 @@ from fedmb.errors import FedmbError, SettingsError, Unreachable
 from fedmb.ingest.kafka_committer import OffsetCommitter
 from fedmb.ingest.kafka_damage import ANSWER_SECONDS
 from fedmb.ingest.kafka_diagnosis import diagnosed
-from fedmb.ingest.kafka_driver import open_driver
+from fedmb.ingest.kafka_driver_choice import open_driver
 from fedmb.ingest.kafka_inflow import Inflow, KafkaReaderStatistics
 from fedmb.ingest.kafka_membership import TICK_SECONDS, KeepAlive
 from fedmb.ingest.topic import check_topic, stream_partition

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fedmb.errors import AccessDenied, FedmbError, SettingsError
 from fedmb.ingest.kafka_diagnosis import diagnosed
-from fedmb.ingest.kafka_driver import open_driver
+from fedmb.ingest.kafka_driver_choice import open_driver
 from fedmb.ingest.kafka_watchdog import Watchdog
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from kafka_topics import LONG, fill, make_topic
 from fedmb.errors import SettingsError
 from fedmb.ingest.confluent_driver import ConfluentDriver, confluent_kafka
 from fedmb.ingest.kafka_connection import KafkaConnection
-from fedmb.ingest.kafka_driver import open_driver
+from fedmb.ingest.kafka_driver_choice import open_driver
 
 
 def test_a_library_that_is_not_installed_is_an_extra_to_install(monkeypatch):

@@ -9,7 +9,8 @@ from kafka import KafkaProducer
 from kafka_topics import DRIVERS, LONG, fill_in_transactions, fill_numbered, make_topic, wait_until
 
 from fedmb.ingest.kafka_connection import KafkaConnection
-from fedmb.ingest.kafka_driver import NO_HEADERS, HeaderCache, open_driver
+from fedmb.ingest.kafka_driver import NO_HEADERS, HeaderCache
+from fedmb.ingest.kafka_driver_choice import open_driver
 from fedmb.ledger import StreamPartition
 
 

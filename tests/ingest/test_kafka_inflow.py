@@ -25,7 +25,7 @@ from kafka_topics import (
 from tcp_proxy import TcpProxy
 
 from fedmb.ingest.kafka_connection import KafkaConnection
-from fedmb.ingest.kafka_driver import open_driver
+from fedmb.ingest.kafka_driver_choice import open_driver
 from fedmb.ingest.kafka_reader import KafkaReader
 
 BACK_SECONDS = 10.0  # a reader has found a broker again so long after it is back

@@ -14,7 +14,7 @@ from kafka_topics import LONG, fill, make_topic
 from fedmb.errors import CorruptLog
 from fedmb.exit_codes import ExitCode
 from fedmb.ingest.kafka_connection import KafkaConnection
-from fedmb.ingest.kafka_driver import open_driver
+from fedmb.ingest.kafka_driver_choice import open_driver
 from fedmb.ingest.kafka_watchdog import Watchdog
 
 
