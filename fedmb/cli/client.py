@@ -11,7 +11,8 @@ import typer
 def client(
     server: Annotated[str, typer.Option(help="Address of the server, HOST:PORT.")] = "127.0.0.1:8000",
     source: Annotated[
-        str | None, typer.Option(help="Where rows come from: table:/data/x.npz or file:///log?topic=rows.")
+        str | None,
+        typer.Option(help="table:/data/x.npz, dataset:module:Class, kafka://host/topic, ring:/x.ring or file:..."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the client, its own in the federation.")] = None,
     state: Annotated[
