@@ -123,10 +123,11 @@ def test_a_flood_is_held_back_and_takes_no_memory(kafka, topic, tmp_path, capsys
         peak = max(size for _, size in samples[name])
         grown = slope(samples[name][len(samples[name]) // 4 :])
         counts = checkpoint.newest(tmp_path / name / "run" / "checkpoints").arrays["learnt"]
+        slope_text = f"slope {grown / 2**20:+.2f} MiB/min, " if SECONDS >= LONG_SECONDS else ""
         with capsys.disabled():
             print(
                 f"\n{name}: base {base[name] / 2**20:.1f} MiB, peak {peak / 2**20:.1f} of at most "
-                f"{SLACK * (base[name] + CONFIGURED) / 2**20:.1f}, {f'slope {grown / 2**20:+.2f} MiB/min, ' if SECONDS >= LONG_SECONDS else ''}"
+                f"{SLACK * (base[name] + CONFIGURED) / 2**20:.1f}, {slope_text}"
                 f"{found[name]['fedmb_stream_stalls_total']:.0f} stalls, "
                 f"{found[name]['fedmb_stream_lag_records'] * RECORD_ROWS:,.0f} rows behind"
             )
