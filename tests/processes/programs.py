@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# Told to this suite, and no settings of a program, which refuses what it does not know.
+OF_THE_SUITE = ("KAFKA", "REGISTRY", "KILLS", "FREEZE_SECONDS", "CUTS", "FUZZ", "FLOOD_SECONDS", "TEARS")
 
 
 def until(condition, seconds, what):
@@ -22,6 +24,12 @@ def until(condition, seconds, what):
     return found
 
 
+def environment():
+    """What programs are started with."""
+    own = {f"FEDMB_{name}" for name in OF_THE_SUITE}
+    return {name: value for name, value in os.environ.items() if name not in own} | {"PYTHONPATH": str(ROOT)}
+
+
 class Program:
     """`fedmb ARGUMENTS` in the folder `place`, its output in files there."""
 
@@ -31,7 +39,7 @@ class Program:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fedmb", *map(str, arguments)],
                 cwd=place,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                env=environment(),
                 stdout=out,
                 stderr=err,
                 stdin=subprocess.DEVNULL,
