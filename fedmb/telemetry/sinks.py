@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
+
+from fedmb.telemetry.run_directory import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from fedmb.telemetry.events import RoundReport
+
+FLUSH_SECONDS = 10.0  # TensorBoard looks for news every 30 s
 
 
 class JsonLines:
@@ -23,7 +28,8 @@ class JsonLines:
 
     def __init__(self, path: Path, *, after_round: int = 0) -> None:
         kept = [line for line, entry in read_lines(path) if entry["round"] <= after_round]
-        path.write_text("".join(kept))
+        if path.exists() and path.read_text() != (content := "".join(kept)):
+            write_atomically(path, content)  # a disk that is full must not cost the rounds that were told
         self._file = path.open("a")
 
     def report(self, report: RoundReport) -> None:
@@ -55,10 +61,19 @@ class TensorBoard:
     """
 
     def __init__(self, directory: Path, *, after_round: int = 0) -> None:
-        # Imported here: it costs 0.3 s that a run without this sink need not pay.
-        from tensorboardX import SummaryWriter
+        # Imported here: it costs 0.3 s that a run without this sink need not pay. Its SummaryWriter writes in a thread,
+        # and waits for ever for one that a full disk has ended.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-        self._writer = SummaryWriter(str(directory), purge_step=after_round + 1 if after_round else None)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._event, self._scalar = Event, scalar
+        self._writer = EventsWriter(str(directory / "events"))
+        if after_round:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=after_round + 1, session_log=start))
+        self._flushed_at = time.monotonic()
 
     def report(self, report: RoundReport) -> None:
         """Add the round's figures."""
@@ -69,7 +84,11 @@ class TensorBoard:
         if report.lag is not None:
             scalars["stream/lag"] = float(report.lag)
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, report.round)
+            summary = self._scalar(name, value)
+            self._writer.write_event(self._event(wall_time=time.time(), step=report.round, summary=summary))
+        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed_at = time.monotonic()
 
     def close(self) -> None:
         """Write out buffered points."""

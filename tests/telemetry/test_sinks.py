@@ -1,5 +1,7 @@
 import json
 import math
+import resource
+from contextlib import contextmanager
 
 import pytest
 
@@ -21,6 +23,17 @@ def report(number, **fields):
 
 def rounds(path):
     return [entry["round"] for _, entry in read_lines(path)]
+
+
+@contextmanager
+def full_disk():
+    """No file may grow."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_round_is_one_line_that_others_can_read(tmp_path):
@@ -78,3 +91,46 @@ def test_tensorboard_event_files_hold_the_scalars(tmp_path):
 
     assert b"test/accuracy" in written
     assert b"stream/lag" in written
+
+
+def test_a_resumed_runs_points_hide_those_of_the_rounds_that_it_tells_again(tmp_path):
+    sink = TensorBoard(tmp_path, after_round=3)
+    sink.close()
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+
+    events = list(events_in(path))
+    assert [(event.step, event.session_log.status) for event in events] == [(0, 0), (4, 1)]
+
+
+def events_in(path):
+    """By TensorFlow's framing: length, its checksum, the event, its checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data = path.read_bytes()
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        yield Event.FromString(data[12 : 12 + size])
+        data = data[16 + size :]
+
+
+@pytest.mark.timeout(60)
+def test_a_full_disk_is_an_error_of_tensorboard_and_no_endless_wait(tmp_path):
+    sink = TensorBoard(tmp_path)
+    sink.report(report(1))
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        sink.close()
+
+
+def test_a_run_that_is_resumed_on_a_full_disk_keeps_the_rounds_that_were_told(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonLines(path)
+    for number in range(1, 6):
+        sink.report(report(number))
+    sink.close()
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        JsonLines(path, after_round=3)
+
+    assert rounds(path) == [1, 2, 3, 4, 5]
+    with full_disk():
+        JsonLines(path, after_round=5).close()
+    assert rounds(path) == [1, 2, 3, 4, 5]
