@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -143,6 +144,7 @@ class Population:
         self._state = state
         self._streams: list[LogSource] = []
         self._feeders: list[Feeder] = []
+        self._feeding: list[Future[int]] = []
         tables, pools = self._divided()
         for number, columns in enumerate(tables):
             name = f"private-{number}"
@@ -243,8 +245,14 @@ class Population:
         self._streams.append(stream)
         self._feeders.append(feeder)
 
+    def trainer(self, client: str) -> LocalUpdate:
+        """The client's half of a round; raises what a feeder failed of, as `lag` does."""
+        self._raise_failure()
+        return self.trainers[client]
+
     def lag(self) -> int:
-        """Records that the streams hold beyond what was learnt."""
+        """Records that the streams hold beyond what was learnt; raises where a feeder failed: the round has too few."""
+        self._raise_failure()
         return sum(sum(stream.lag().values()) for stream in self._streams)
 
     def set_aside(self) -> int:
@@ -256,22 +264,34 @@ class Population:
         """Feeders run, each in a thread of its own, while the body does.
 
         Raises:
-            FedmbError: a feeder failed; told once the body is over.
+            FedmbError, OSError: a feeder failed; told when the open round ends.
         """
         stop = threading.Event()
         with ThreadPoolExecutor(max_workers=max(1, len(self._feeders)), thread_name_prefix="feeder") as pool:
-            running = [pool.submit(feeder.run, stop) for feeder in self._feeders]
+            self._feeding = [pool.submit(feeder.run, stop) for feeder in self._feeders]
+            for feeding, stream in zip(self._feeding, self._streams, strict=True):
+                feeding.add_done_callback(partial(_hurry, stream))
             try:
                 yield
             finally:
                 stop.set()
-        for feeder in running:
-            feeder.result()
+                wait(self._feeding)
+                self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        for feeding in filter(Future.done, self._feeding):
+            feeding.result()
 
     def close(self) -> None:
         """Close every source."""
         for trainer in self.trainers.values():
             trainer.source.close()
+
+
+def _hurry(stream: LogSource, feeding: Future[int]) -> None:
+    """Let nobody wait for rows of a feeder that has failed."""
+    if feeding.exception() is not None:
+        stream.limit_waiting(0.0)
 
 
 def taken_records(stream: LogSource) -> int:

@@ -77,7 +77,7 @@ def _simulated(
         keeping=settings.checkpoints,
     )
     population = Population(settings, task, run.state)
-    app = client_app(lambda context: population.trainers[str(context.node_config["client"])])
+    app = client_app(lambda context: population.trainer(str(context.node_config["client"])))
     grid = InProcessGrid(
         app, {FIRST_NODE_ID + number: {"client": name} for number, name in enumerate(population.trainers)}
     )
