@@ -75,7 +75,10 @@ def disk_refusal(error: Exception) -> str:
     """What to say of a disk that does not take what must be stored; empty for an error that is not about that."""
     if not isinstance(error, OSError) or error.errno not in _DISK_ERRORS:
         return ""
-    place = f" at {error.filename}" if error.filename else ""
+    named: BaseException | None = error
+    while named and not (isinstance(named, OSError) and named.errno in _DISK_ERRORS and named.filename):
+        named = named.__context__  # what was closed on the way out failed too, and knows less
+    place = f" at {named.filename}" if isinstance(named, OSError) else ""
     return (
         f"a disk must take what is stored, got: {error.strerror}{place}; free space or choose another disk, and start "
         "again: what was stored before is whole"

@@ -211,9 +211,11 @@ class FileLogWriter:
         try:
             _write_all(self._fd, data, self._end.position)
             self._end = Place(self._end.offset + count, self._end.position + len(data))
-        except BaseException:
+        except BaseException as error:
             # A reader may have seen the frames that are whole already, so their offsets are taken; the rest goes.
             self._recover()
+            if isinstance(error, OSError):
+                error.filename = str(segment_path(self._directory, self._base))
             raise
 
     def _recover(self) -> None:

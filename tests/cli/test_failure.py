@@ -85,6 +85,17 @@ def test_a_disk_that_is_full_is_said_with_its_place(capsys):
     assert "hint: free space" in said
 
 
+def test_the_place_is_the_one_of_the_error_that_came_first(capsys):
+    def command():
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device", "/var/log")
+        finally:
+            raise OSError(errno.ENOSPC, "No space left on device")  # as a file does that is closed on the way out
+
+    assert exit_code_of(command) is ExitCode.DISK
+    assert "No space left on device at /var/log\n" in capsys.readouterr().err
+
+
 def test_another_error_of_the_system_is_a_fault_of_ours(capsys):
     assert exit_code_of(raising(OSError(errno.EBADF, "Bad file descriptor"))) is ExitCode.BUG
     assert "OSError: [Errno 9] Bad file descriptor" in capsys.readouterr().err
