@@ -23,6 +23,11 @@ Every message states the rule, the value that broke it and the way out.
 
 from __future__ import annotations
 
+import errno
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""`errno` of an OSError by which a disk refuses what must be stored; such errors are left as they are."""
+
 
 class FedmbError(Exception):
     """Root of every error that fedmb raises on purpose."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import sys
 import threading
@@ -36,8 +35,6 @@ CODES: dict[type[errors.FedmbError], ExitCode] = {
     errors.Unreachable: ExitCode.UNREACHABLE,
     errors.AccessDenied: ExitCode.DENIED,
 }
-
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 def exit_code_of(command: Callable[[], object]) -> int:  # noqa: PLR0911  # one return for each way to end
@@ -73,10 +70,10 @@ def exit_code_of(command: Callable[[], object]) -> int:  # noqa: PLR0911  # one 
 
 def disk_refusal(error: Exception) -> str:
     """What to say of a disk that does not take what must be stored; empty for an error that is not about that."""
-    if not isinstance(error, OSError) or error.errno not in _DISK_ERRORS:
+    if not isinstance(error, OSError) or error.errno not in errors.DISK_ERRORS:
         return ""
     named: BaseException | None = error
-    while named and not (isinstance(named, OSError) and named.errno in _DISK_ERRORS and named.filename):
+    while named and not (isinstance(named, OSError) and named.errno in errors.DISK_ERRORS and named.filename):
         named = named.__context__  # what was closed on the way out failed too, and knows less
     place = f" at {named.filename}" if isinstance(named, OSError) else ""
     return (

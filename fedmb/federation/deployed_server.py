@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fedmb import errors
-from fedmb.errors import FedmbError
+from fedmb.errors import DISK_ERRORS, FedmbError
 from fedmb.federation.checkpoint import Checkpoints
 from fedmb.federation.rounds import Rounds
 from fedmb.section import Section
@@ -44,10 +44,15 @@ def named_failures() -> Iterator[None]:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
-def failure_from(text: str) -> FedmbError | None:
-    """The error that `named_failures` wrote somewhere into `text`; None where there is none."""
+def failure_from(text: str) -> FedmbError | OSError | None:
+    """The error that `named_failures` wrote somewhere into `text`, or a disk's refusal; None where there is none."""
     found = re.search(rf"\b({'|'.join(_KINDS)}): (.+)", text, re.DOTALL)
-    return _KINDS[found[1]](found[2].strip()) if found else None
+    if found:
+        return _KINDS[found[1]](found[2].strip())
+    refusal = re.search(r"\[Errno (\d+)\] ([^:]+)(?:: '(.+)')?", text)
+    if refusal and int(refusal[1]) in DISK_ERRORS:
+        return OSError(int(refusal[1]), refusal[2].strip(), refusal[3])
+    return None
 
 
 _KINDS: dict[str, type[FedmbError]] = {

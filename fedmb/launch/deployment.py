@@ -92,6 +92,7 @@ class Deployment:
         Raises:
             FedmbError: Flower refuses the app, the SuperLink ended, or the run failed; then it has the class and the
                 sentence that the server's process ended with. Flower's own exit codes do not tell.
+            OSError: the server's disk took no more.
         """
         run_config = self._home / "run-config.toml"
         run_config.write_text(f"{SETTINGS_KEY} = {value_text(settings)}\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """A server's error keeps its class on the way through Flower, which hands on its text alone."""
 
+import errno
 import math
 
 import pytest
@@ -22,6 +23,16 @@ def test_an_error_comes_back_with_its_class_and_sentence(kind):
 
     assert type(back) is kind
     assert str(back) == "a: rule, got Value: 1; mend it"
+
+
+@pytest.mark.parametrize("name", [None, "/runs/a: b/metrics.jsonl"])
+def test_a_refusal_of_the_disk_comes_back_as_one(name):
+    error = OSError(errno.ENOSPC, "No space left on device", name)
+
+    back = failure_from(f"ServerApp failed with exception: {error}")
+
+    assert (type(back), str(back)) == (type(error), str(error))
+    assert failure_from(f"ServerApp failed with exception: {OSError(errno.EBADF, 'Bad file descriptor')}") is None
 
 
 def test_an_error_of_another_kind_is_left_as_it_is():
