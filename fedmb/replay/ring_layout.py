@@ -182,7 +182,7 @@ def reserve(descriptor: int, path: Path, layout: Layout, writes: Iterable[tuple[
     except OSError as error:
         os.ftruncate(descriptor, 0)
         raise SettingsError(
-            f"a ring must fit on its disk, {path} needs {layout.size} bytes: {error.strerror}; lower the capacity or "
+            f"a ring must fit on its disk, {path} needs {layout.size} bytes: {error.strerror}; make it smaller or "
             "free space",
             key="capacity",
         ) from error

@@ -98,11 +98,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Put `content` at `path` so that a reader sees all of it or none, also after a power cut."""
     data = content.encode() if isinstance(content, str) else content
     unfinished = path.with_name(f".{path.name}.tmp")
-    with unfinished.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        with suppress(OSError):  # the first error is told; on a full disk what is left here takes room
+            unfinished.unlink(missing_ok=True)
+        raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

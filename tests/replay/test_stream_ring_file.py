@@ -131,5 +131,5 @@ def test_a_full_disk_is_an_error_at_construction(tmp_path):
     )
 
     assert "must fit on its disk" in finished.stdout
-    assert "lower the capacity or free space" in finished.stdout
+    assert "make it smaller or free space" in finished.stdout
     assert (tmp_path / "ring").stat().st_size == 0

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -52,4 +53,19 @@ def test_an_atomic_write_replaces_all_or_nothing(tmp_path):
 
     with pytest.raises(OSError, match="directory"):
         write_atomically(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_what_a_full_disk_left_half_written_is_removed_and_the_old_content_stays(tmp_path):
+    path = tmp_path / "state"
+    write_atomically(path, "old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{path}'"):
+            write_atomically(path, "new " * 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
     assert path.read_text() == "old"
