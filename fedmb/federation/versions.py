@@ -79,8 +79,8 @@ def described(
         CorruptCheckpoint: the file is damaged.
     """
     version = _version(run, number)
-    state = checkpoint.load_without_arrays(version.path)
-    earlier = checkpoint.load_without_arrays(_version(run, since).path) if since else None
+    state = checkpoint.load(version.path)  # with its model, whose digest vouches for the rest
+    earlier = checkpoint.load(_version(run, since).path) if since else None
     own = {path.parent.name: [path] for path in sorted((run / "state").glob("*/dead-letters"))}
     return {
         "format": FORMAT,

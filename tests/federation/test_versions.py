@@ -92,6 +92,8 @@ def test_a_damaged_version_is_listed_as_such_and_never_exported(run, tmp_path):
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(CorruptCheckpoint):
         export(run, 7, tmp_path / "model.safetensors")
+    with pytest.raises(CorruptCheckpoint):
+        described(run, 7)
     path.write_bytes(whole[:20])
 
     assert listed(kept(run)).splitlines()[-1].endswith("damaged")
