@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from fedmb.errors import AlreadyOwned
 from fedmb.federation.stream_schema import read_schema, schema_named
 from fedmb.ingest.codec import schema_id
 from fedmb.ingest.codec_choice import CodecChoice, codecs_in
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from fedmb.batch.minibatch import Schema
     from fedmb.ingest.dead_letter import DeadLetters
     from fedmb.ingest.log import Log, LogReader
-
-LOCKS = Path("/proc/locks")
 
 
 class Watching(Section):
@@ -114,18 +111,13 @@ def open_ring(settings: StreamRun, reader: LogReader) -> StreamRing:
         SettingsError: the file was made for other columns, partitions or another size, or the disk is full.
         CorruptRing: the file is damaged.
     """
-    try:
-        return StreamRing(
-            settings.ring,
-            settings.row_schema(),
-            reader.partitions,
-            max_bytes=settings.max_bytes,
-            on_full=settings.on_full,
-        )
-    except AlreadyOwned as error:
-        if process := lock_holder(settings.ring):
-            error.add_note(f"process {process} has it")
-        raise
+    return StreamRing(
+        settings.ring,
+        settings.row_schema(),
+        reader.partitions,
+        max_bytes=settings.max_bytes,
+        on_full=settings.on_full,
+    )
 
 
 def open_dead_letters(settings: StreamRun, stream: Stream) -> DeadLetters:
@@ -154,20 +146,3 @@ def pump_for(settings: StreamRun, stream: Stream, ring: StreamRing, letters: Dea
         start=settings.start,
         note=f"ring {settings.ring.name}",
     )
-
-
-def lock_holder(path: Path) -> int | None:
-    """Process that holds the lock of a file on this machine; None where the kernel does not tell.
-
-    Source: proc_locks(5): number, kind, mode, access, process, device:inode, range.
-    """
-    try:
-        inode = path.stat().st_ino
-        lines = LOCKS.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        fields = line.split()
-        if "->" not in fields and len(fields) >= 6 and fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):  # noqa: PLR2004  # as the head says
-            return int(fields[4]) if int(fields[4]) > 0 else None
-    return None

@@ -75,10 +75,13 @@ class RingCursor:
             own(self._descriptor, path)
         except AlreadyOwned as error:
             os.close(self._descriptor)
-            raise AlreadyOwned(
+            refusal = AlreadyOwned(
                 f"a ring must have one reader of fresh rows, {ring} has one already; stop the other process or give "
                 "each its own ring"
-            ) from error
+            )
+            for note in getattr(error, "__notes__", ()):
+                refusal.add_note(note)
+            raise refusal from error
         except BaseException:
             os.close(self._descriptor)
             raise

@@ -20,6 +20,7 @@ from crc32c import crc32c
 
 from fedmb.batch.minibatch import Column
 from fedmb.errors import AlreadyOwned, CorruptRing, SettingsError, VersionMismatch
+from fedmb.replay.lock_holder import lock_holder
 
 if TYPE_CHECKING:
     import mmap
@@ -114,7 +115,7 @@ def own(descriptor: int, path: Path) -> None:
     """Be the file's only owner until its descriptor is unlocked and closed.
 
     Raises:
-        AlreadyOwned: another live process, or this one, owns it.
+        AlreadyOwned: another live process, or this one, owns it; the note says which, where the kernel tells.
         SettingsError: it is no ordinary file.
     """
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -122,9 +123,12 @@ def own(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise AlreadyOwned(
+        refusal = AlreadyOwned(
             f"a ring's file must have one owner, {path} is in use; stop the other process or choose another path"
-        ) from error
+        )
+        if process := lock_holder(path):
+            refusal.add_note(f"process {process} has it")
+        raise refusal from error
 
 
 def described(descriptor: int, path: Path, magic: bytes = MAGIC) -> bytes:

@@ -11,7 +11,6 @@ from fedmb.batch.minibatch import Column
 from fedmb.errors import AlreadyOwned, SettingsError
 from fedmb.federation.stream_run import (
     StreamRun,
-    lock_holder,
     open_dead_letters,
     open_ring,
     open_stream,
@@ -21,6 +20,7 @@ from fedmb.federation.stream_schema import schema_text
 from fedmb.ingest.file_log import FileLog, FsyncPolicy
 from fedmb.launch import bundle
 from fedmb.ledger import Position
+from fedmb.replay.lock_holder import lock_holder
 from fedmb.settings import load
 
 SCHEMA = {"id": Column("int64")}
