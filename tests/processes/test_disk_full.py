@@ -24,7 +24,7 @@ from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import JsonLines, read_lines
 
 RECORDS = 3000
-ROUNDS = 8
+ROUNDS = 6
 LONG = {"rounds.count": ROUNDS, "training.steps": 12}
 PRIVATE = {**LONG, "streamed.clients": 0}
 

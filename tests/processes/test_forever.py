@@ -24,9 +24,9 @@ from fedmb.tasks.digits import Digits
 from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import JsonLines, read_lines
 
-pytestmark = pytest.mark.timeout(900)
-
 KILLS = int(os.environ.get("FEDMB_KILLS", "8"))
+
+pytestmark = pytest.mark.timeout(900 + 10 * KILLS)
 ROUNDS = 150  # of the run that is never stopped; those that are killed end before
 ROWS_PER_RECORD = 8
 SETTINGS = {

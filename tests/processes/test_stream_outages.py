@@ -158,7 +158,7 @@ def cut_again_and_again(broker, running, chance):
         if chance.random() < 0.5:  # the others fall upon whatever a connection has come to
             for pour in running:
                 longest[pour.driver] = max(longest[pour.driver], pour.flows_beyond(pour.rows()))
-        nap.wait(chance.uniform(0.0, CUT_SECONDS / 2))
+        nap.wait(chance.uniform(0.0, CUT_SECONDS / 4))
     assert all(pour.rows() < RECORDS for pour in running), "cuts came too late to interrupt anything"
     return broker.proxy.cuts - before, ", ".join(f"{driver} {seconds:.2f} s" for driver, seconds in longest.items())
 
