@@ -40,8 +40,41 @@ MAX_DESCRIPTION = 1 << 20  # bytes; a length above this comes from a foreign fil
 PREFIX = struct.Struct("<8sIII")
 
 
-class Layout:
-    """Where things lie in the file of a ring.
+class Head:
+    """What stands before the data of a file, and how long the file is.
+
+    Args:
+        description: what the file is, as JSON values; a file with another one is refused.
+        magic: the first eight bytes, which tell one kind of file from another.
+        version: number of the file's format.
+        commit_bytes: room for commits, whole pages.
+        data_bytes: room for data behind them.
+    """
+
+    def __init__(
+        self,
+        description: Mapping[str, object],
+        *,
+        magic: bytes,
+        version: int = FORMAT,
+        commit_bytes: int = 0,
+        data_bytes: int,
+    ) -> None:
+        self.magic = magic
+        self.version = version
+        self.description = json.dumps({"byteorder": sys.byteorder, **description}).encode()
+        self.commits = rounded(PREFIX.size + len(self.description), PAGE)
+        self.data = self.commits + commit_bytes
+        self.size = rounded(self.data + data_bytes, PAGE)
+
+    @property
+    def prefix(self) -> bytes:
+        """What stands in front of the description."""
+        return PREFIX.pack(self.magic, self.version, len(self.description), crc32c(self.description))
+
+
+class Layout(Head):
+    """Where things lie in the file of a ring by columns.
 
     Args:
         schema: columns of every row.
@@ -62,32 +95,31 @@ class Layout:
         details: Mapping[str, object] | None = None,
         hidden: Schema | None = None,
     ) -> None:
-        columns = sorted(schema.items())
-        self.magic = magic
-        self.description = json.dumps(
-            {
-                "byteorder": sys.byteorder,
-                "capacity": capacity,
-                "columns": {name: [column.dtype, list(column.shape)] for name, column in columns},
-                **(details or {}),
-            }
-        ).encode()
-        self.commits = rounded(PREFIX.size + len(self.description), PAGE)
-        self.data = self.commits + commit_bytes
-        self._end = self.data
-        self.columns = {name: self._placed(column, capacity) for name, column in columns}
-        self.hidden = {name: self._placed(column, capacity) for name, column in sorted((hidden or {}).items())}
-        self.size = rounded(self._end, PAGE)
+        described, own_columns = placed(schema, capacity)
+        behind, hidden_columns = placed(hidden or {}, capacity, described)
+        super().__init__(
+            {"capacity": capacity, "columns": named(schema), **(details or {})},
+            magic=magic,
+            commit_bytes=commit_bytes,
+            data_bytes=behind,
+        )
+        self.columns = {name: (self.data + start, column) for name, (start, column) in own_columns.items()}
+        self.hidden = {name: (self.data + start, column) for name, (start, column) in hidden_columns.items()}
 
-    @property
-    def prefix(self) -> bytes:
-        """What stands in front of the description."""
-        return PREFIX.pack(self.magic, FORMAT, len(self.description), crc32c(self.description))
 
-    def _placed(self, column: Column, capacity: int) -> tuple[int, Column]:
-        start = rounded(self._end, ALIGNMENT)
-        self._end = start + capacity * np.dtype((column.dtype, column.shape)).itemsize
-        return start, column
+def named(schema: Schema) -> dict[str, list[object]]:
+    """A schema as JSON values, by name."""
+    return {name: [column.dtype, list(column.shape)] for name, column in sorted(schema.items())}
+
+
+def placed(schema: Schema, capacity: int, end: int = 0) -> tuple[int, dict[str, tuple[int, Column]]]:
+    """Bytes up to the end of all columns, and where each begins, on a cache line; the first lies behind `end`."""
+    found = {}
+    for name, column in sorted(schema.items()):
+        start = rounded(end, ALIGNMENT)
+        found[name] = start, column
+        end = start + capacity * np.dtype((column.dtype, column.shape)).itemsize
+    return end, found
 
 
 def storable(schema: Schema, capacity: int) -> dict[str, Column]:
@@ -131,7 +163,7 @@ def own(descriptor: int, path: Path) -> None:
         raise refusal from error
 
 
-def described(descriptor: int, path: Path, magic: bytes = MAGIC) -> bytes:
+def described(descriptor: int, path: Path, magic: bytes = MAGIC, version: int = FORMAT) -> bytes:
     """The description of the ring in a file.
 
     Raises:
@@ -141,10 +173,10 @@ def described(descriptor: int, path: Path, magic: bytes = MAGIC) -> bytes:
     prefix = os.pread(descriptor, PREFIX.size, 0)
     if len(prefix) < PREFIX.size or not prefix.startswith(magic):
         raise CorruptRing(f"{path} must begin as a ring does, got {prefix[:8]!r}; choose another path")
-    _, version, length, checksum = PREFIX.unpack(prefix)
-    if version != FORMAT:
+    _, found, length, checksum = PREFIX.unpack(prefix)
+    if found != version:
         raise VersionMismatch(
-            f"a ring's file must have format {FORMAT}, {path} has {version}; use the fedmb that made it or "
+            f"a ring's file must have format {version}, {path} has {found}; use the fedmb that made it or "
             "delete it to begin with an empty memory"
         )
     description = os.pread(descriptor, min(length, MAX_DESCRIPTION), PREFIX.size)
@@ -153,7 +185,7 @@ def described(descriptor: int, path: Path, magic: bytes = MAGIC) -> bytes:
     return description
 
 
-def check_description(descriptor: int, path: Path, layout: Layout) -> None:
+def check_description(descriptor: int, path: Path, layout: Head) -> None:
     """Refuse a file that was made for another layout.
 
     Raises:
@@ -161,7 +193,7 @@ def check_description(descriptor: int, path: Path, layout: Layout) -> None:
         CorruptRing: the file is not such a ring, or its description is damaged.
         VersionMismatch: the file has another format version.
     """
-    description = described(descriptor, path, layout.magic)
+    description = described(descriptor, path, layout.magic, layout.version)
     if description == layout.description:
         return
     found, wanted = json.loads(description), json.loads(layout.description)
@@ -172,7 +204,7 @@ def check_description(descriptor: int, path: Path, layout: Layout) -> None:
     )
 
 
-def reserve(descriptor: int, path: Path, layout: Layout, writes: Iterable[tuple[int, bytes]]) -> None:
+def reserve(descriptor: int, path: Path, layout: Head, writes: Iterable[tuple[int, bytes]]) -> None:
     """Write these bytes at these places, and keep room on the disk for every row.
 
     Raises:

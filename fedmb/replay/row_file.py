@@ -1,0 +1,74 @@
+"""The file behind a mapped store of rows: a description, then the rows as they lie in memory."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedmb.errors import CorruptRing
+from fedmb.replay.ring_layout import PREFIX, Head, check_description, own, reserve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fedmb.replay.row_layout import RowLayout
+
+MAGIC = b"FEDMBROW"
+
+
+class RowFile:
+    """Rows as bytes over a file, with one owner at a time.
+
+    Args:
+        path: the file, made with its parent folders when it does not exist; readable by its owner only.
+        layout: how the rows lie.
+
+    Raises:
+        AlreadyOwned: another live store has the file.
+        SettingsError: the file was made for other settings, or the disk cannot hold it.
+        CorruptRing: the file is no store, or is damaged.
+        VersionMismatch: the file has another format version.
+    """
+
+    def __init__(self, path: Path, layout: RowLayout) -> None:
+        self.path = path
+        head = Head(layout.description(), magic=MAGIC, data_bytes=layout.num_bytes)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            own(self._descriptor, path)
+            self._check_or_make(head)
+            self._map = mmap.mmap(self._descriptor, head.size)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self.data = np.frombuffer(self._map, np.uint8)[head.data :]
+
+    def flush(self) -> None:
+        """Write every changed page to the disk; blocks until it is there."""
+        self._map.flush()
+
+    def close(self) -> None:
+        """Give up the file; its bytes are not used afterwards."""
+        del self.data
+        try:
+            self._map.close()
+        finally:  # the mapping holds a duplicate of the descriptor, so closing ours alone would keep the lock
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            os.close(self._descriptor)
+
+    def _check_or_make(self, head: Head) -> None:
+        size = os.fstat(self._descriptor).st_size
+        if any(os.pread(self._descriptor, PREFIX.size, 0)):
+            check_description(self._descriptor, self.path, head)
+            if size < head.size:
+                raise CorruptRing(f"{self.path} cannot be trusted: its last rows are cut off; delete it to begin anew")
+            return
+        if size > head.size:
+            raise CorruptRing(f"{self.path} must begin as a store does, got zeros; choose another path")
+        reserve(self._descriptor, self.path, head, [(PREFIX.size, head.description)])
+        os.pwrite(self._descriptor, head.prefix, 0)  # last: a making that was cut off is begun again
