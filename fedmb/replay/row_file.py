@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -53,13 +54,13 @@ class RowFile:
         self._map.flush()
 
     def close(self) -> None:
-        """Give up the file; its bytes are not used afterwards."""
+        """Give up the file; live views of its columns stay readable until they are dropped."""
         del self.data
-        try:
+        with contextlib.suppress(BufferError):  # such views: the pages go with the last of them
             self._map.close()
-        finally:  # the mapping holds a duplicate of the descriptor, so closing ours alone would keep the lock
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            os.close(self._descriptor)
+        # The mapping holds a duplicate of the descriptor, so closing ours alone could keep the lock.
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        os.close(self._descriptor)
 
     def _check_or_make(self, head: Head) -> None:
         size = os.fstat(self._descriptor).st_size

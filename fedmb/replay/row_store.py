@@ -15,13 +15,11 @@ import numpy as np
 
 from fedmb.errors import ShapeError
 from fedmb.replay.ring_layout import ALIGNMENT
-from fedmb.replay.row_codec import RowCodec
 from fedmb.replay.row_file import RowFile
 from fedmb.replay.row_layout import RowLayout
+from fedmb.replay.row_writer import WriteRow, column_writer, struct_writer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from fedmb.batch.minibatch import Column, Columns, Schema
@@ -31,16 +29,24 @@ HUGE_PAGE = 1 << 21  # bytes; with small pages a row at random also misses the T
 
 
 class RowStore:
-    """Fixed columns for `capacity` rows; made by `RowStore.in_memory`, `RowStore.mapped` or `RowStore.over`."""
+    """Fixed columns for `capacity` rows; made by `RowStore.in_memory`, `RowStore.mapped` or `RowStore.over`.
+
+    `write_row(slot, row)` copies one row in: values in the order of the schema, of its shapes exactly, as arrays, lists
+    or numbers. It raises `ShapeError` where one is missing, of another shape, or of a dtype that cannot be cast without
+    changing its kind, and `IndexError` where there is no such slot; then nothing is written.
+    """
 
     def __init__(self, layout: RowLayout, data: NDArray[np.uint8], file: RowFile | None = None) -> None:
         self._layout = layout
         self._file = file
         self._columns = layout.columns(data)
-        size = layout.row_dtype.itemsize
-        self._bytes = data[: layout.num_bytes].data
-        self._structs = layout.structs(data).view(f"V{size}") if layout.kind == "rows" else None
-        self._codec = RowCodec(layout.schema, layout.row_dtype)
+        self._structs: NDArray[np.void] | None = None
+        if layout.kind == "rows":
+            self._structs = layout.structs(data).view(f"V{layout.row_dtype.itemsize}")
+            memory = data[: layout.num_bytes].data
+            self.write_row: WriteRow = struct_writer(layout.schema, layout.row_dtype, memory)
+        else:
+            self.write_row = column_writer(layout.schema, self._columns)
 
     @classmethod
     def in_memory(
@@ -135,22 +141,6 @@ class RowStore:
         for name, target in self._columns.items():
             target[where] = columns[name]
 
-    def write_row(self, slot: int, row: Sequence[Any]) -> None:
-        """Copy one row in: values in the order of the schema, of its shapes exactly.
-
-        Raises:
-            ShapeError: a value is missing, of another shape, or of a dtype that cannot be cast; nothing is written.
-            IndexError: there is no such slot.
-        """
-        if not 0 <= slot < self._layout.capacity:
-            raise IndexError(f"a slot must be 0 to {self._layout.capacity - 1}, got {slot}")
-        if self._structs is not None:
-            size = self._layout.row_dtype.itemsize
-            self._bytes[slot * size : (slot + 1) * size] = self._codec.packed(row)
-            return
-        for target, value in zip(self._columns.values(), self._codec.checked(row), strict=True):
-            target[slot] = value
-
     def read(self, slots: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Fresh columns of these rows, `(len(slots), ...)`; in a layout by rows they are views of one fresh block.
 
@@ -213,7 +203,7 @@ class RowStore:
         """Give up the memory or the file; nothing else is used afterwards."""
         self._columns = {}
         self._structs = None
-        self._bytes = memoryview(b"")
+        self.write_row = _refuse
         if self._file:
             self._file.close()
             self._file = None
@@ -232,6 +222,10 @@ def allocated(num_bytes: int) -> NDArray[np.uint8]:
     whole = np.frombuffer(pages, np.uint8)
     start = -whole.ctypes.data % HUGE_PAGE
     return whole[start : start + num_bytes]
+
+
+def _refuse(*_row: object) -> None:
+    raise ValueError("a store must be open, this one was closed; make another")
 
 
 def _run(slots: NDArray[np.int64] | slice) -> NDArray[np.int64] | slice:
