@@ -167,16 +167,17 @@ def _refuse_codec(named: bytes | None, codecs: Iterable[str]) -> NoReturn:
     )
 
 
-def check_schema(schema: Schema, kinds: Collection[str] = DTYPES, *, limits: RecordLimits = _DEFAULT_LIMITS) -> None:
-    """Accept a schema whose every dtype is in `kinds` and whose axes are positive.
+def check_schema(schema: Schema, kinds: Collection[str] = DTYPES, *, limits: RecordLimits | None = None) -> None:
+    """Accept a schema whose every dtype is in `kinds` and whose axes are positive, of as many columns as `limits` say.
 
     Raises:
         SettingsError: it has no column or too many, a dtype that the codec lacks, or an empty axis.
     """
-    if not 1 <= len(schema) <= limits.max_columns:
+    if not schema:
+        raise SettingsError("a codec's schema must have 1 column or more, got none; name one", key="schema")
+    if limits is not None and len(schema) > limits.max_columns:
         raise SettingsError(
-            f"a codec's schema must have 1 to {limits.max_columns} columns, got {len(schema) or 'none'}; "
-            + ("raise max_columns" if schema else "name one"),
+            f"a codec's schema must have at most {limits.max_columns} columns, got {len(schema)}; raise max_columns",
             key="schema",
         )
     for name, column in schema.items():

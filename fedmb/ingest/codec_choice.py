@@ -23,6 +23,7 @@ from fedmb.errors import SettingsError
 from fedmb.ingest.arrow_codec import ArrowCodec
 from fedmb.ingest.avro_codec import AvroCodec
 from fedmb.ingest.codec import check_schema
+from fedmb.ingest.codecs import Codecs
 from fedmb.ingest.json_codec import JsonCodec
 from fedmb.ingest.packed_codec import PackedCodec
 from fedmb.ingest.protobuf_codec import ProtobufCodec
@@ -67,8 +68,8 @@ class CodecChoice(Section):
     limits: RecordLimits = RecordLimits()
     """What a record may have at most."""
 
-    def for_schema(self, schema: Schema) -> tuple[Codec, ...]:
-        """The codecs for columns, in their order; no heavy package is imported before its first record.
+    def for_schema(self, schema: Schema) -> Codecs:
+        """The codecs for columns, in their order, with the limits; a heavy package waits for its first record.
 
         Raises:
             SettingsError: a package is missing (the message names the extra), a registry or file is, or the schema
@@ -83,7 +84,7 @@ class CodecChoice(Section):
         if len(set(names)) < len(names):
             raise SettingsError(f"each codec must be named once, got {', '.join(names)}; drop one", key="codecs")
         writers = self._writers([name for name in names if name in _BY_WRITER])
-        return tuple(self._codec(name, schema, writers) for name in names)
+        return Codecs([self._codec(name, schema, writers) for name in names], self.limits)
 
     def _codec(self, name: CodecName, schema: Schema, writers: WriterSchemas | None) -> Codec:
         most, row, fields = self.limits.max_value_bytes, self.limits.max_row_bytes, self.limits.max_columns

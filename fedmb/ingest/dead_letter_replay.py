@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fedmb.errors import DecodeError
-from fedmb.ingest.codec import decoder_for
 from fedmb.ingest.codec_choice import codecs_in
 from fedmb.ingest.dead_letter import ERROR_HEADER, EXPECTED_HEADER, SOURCE_HEADER, SUFFIX, source_of
 from fedmb.ingest.log import records_between
@@ -34,10 +33,8 @@ from fedmb.ingest.stream_url import StreamUrl, open_log
 from fedmb.section import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from fedmb.batch.minibatch import Schema
-    from fedmb.ingest.codec import Codec
+    from fedmb.ingest.codecs import Codecs
     from fedmb.ingest.log import Log, LogReader, Record
     from fedmb.ingest.producer import StopEvent
 
@@ -116,14 +113,13 @@ def _replay_partition(
     reader: LogReader,
     log: Log,
     topic: str,
-    codecs: Sequence[Codec],
+    codecs: Codecs,
     settings: DeadLetterReplay,
     ledger: ReplayLedger,
     report: ReplayReport,
     stop: StopEvent,
 ) -> None:
     (name,) = reader.partitions
-    known = {codec.name: codec for codec in codecs}
     # Opened first: where it is alone, nobody else replays between the search and our first record.
     writer = None if settings.dry_run else log.writer(topic, name.partition, exclusive=False)
     try:
@@ -134,7 +130,7 @@ def _replay_partition(
                 if stop.is_set() or report.replayed >= settings.limit:
                     break
                 report.letters += 1
-                headers = _replayable(letter, known, codecs[0], ledger, report)
+                headers = _replayable(letter, codecs, ledger, report)
                 if headers is None:
                     continue
                 if writer is not None:
@@ -153,16 +149,14 @@ def _replay_partition(
     logger.info("letters replayed partition=%s replayed=%d of=%d", name, report.replayed, report.letters)
 
 
-def _replayable(
-    letter: Record, codecs: Mapping[str, Codec], default: Codec, ledger: ReplayLedger, report: ReplayReport
-) -> dict[str, bytes] | None:
+def _replayable(letter: Record, codecs: Codecs, ledger: ReplayLedger, report: ReplayReport) -> dict[str, bytes] | None:
     """Headers of the record to append; None where it stays, which is counted."""
     if ledger.holds(*_source(letter)):
         report.repeated += 1
         return None
     headers = {name: value for name, value in letter.headers.items() if name not in _OURS}
     try:
-        decoder_for(headers, codecs, default).decode(letter.value)
+        codecs.decoder(headers).decode(letter.value)
     except DecodeError as error:
         report.undecodable[type(error).__name__] += 1
         report.last_errors[type(error).__name__] = str(error)

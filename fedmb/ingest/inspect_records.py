@@ -13,7 +13,8 @@ from safetensors.numpy import load
 
 from fedmb.batch.minibatch import Schema, schema_of
 from fedmb.errors import CorruptLog, DecodeError, RecordsGone
-from fedmb.ingest.codec import CODEC_HEADER, SCHEMA_HEADER, Codec, decoder_for
+from fedmb.ingest.codec import CODEC_HEADER, SCHEMA_HEADER, Codec
+from fedmb.ingest.codecs import Codecs
 from fedmb.ingest.packed_codec import MAGIC, PREFIX_BYTES
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def inspect_record(record: Record, codecs: Sequence[Codec]) -> InspectedRecord:
     reason = ""
     try:
         if codecs:
-            reading = decoder_for(headers, {codec.name: codec for codec in codecs}, codecs[0])
+            reading = Codecs(codecs).decoder(headers)
             codec, columns = reading.name, reading.decode(record.value)
         else:
             codec, columns = _self_described(record.value, codec)

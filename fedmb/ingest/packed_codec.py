@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -29,6 +30,7 @@ MAX_PLANS = 64  # headers remembered; producers of one topic differ in rows per 
 
 _LENGTH_BYTES = 8
 _DATA_FROM = PREFIX_BYTES + _LENGTH_BYTES
+_HEAD = struct.Struct("<4sIQ")  # magic, checksum, bytes of the JSON header
 _WORDS = dict(
     zip(DTYPES, ("BOOL", "U8", "I8", "U16", "I16", "F16", "U32", "I32", "F32", "U64", "I64", "F64"), strict=True)
 )
@@ -135,25 +137,24 @@ class PackedCodec:
         Raises:
             DecodeError: the bytes are not what `encode` writes for this schema and these bounds.
         """
-        view = memoryview(value)
-        if not _DATA_FROM <= len(view) <= self._max_bytes:
-            _refuse(f"a packed record must have {_DATA_FROM} to {self._max_bytes} bytes", len(view))
-        if view[:4] != MAGIC:
-            _refuse(f"a packed record must start with {MAGIC!r}", bytes(view[:4]))
-        found = crc32c(view[PREFIX_BYTES:])
-        if found != int.from_bytes(view[4:PREFIX_BYTES], "little"):
-            _refuse(f"CRC-32C of a packed record must be {view[4:PREFIX_BYTES].hex()}", f"{found:#010x}")
-        header_bytes = int.from_bytes(view[PREFIX_BYTES:_DATA_FROM], "little")
+        view = memoryview(value).toreadonly()
+        size = len(view)
+        if not _DATA_FROM <= size <= self._max_bytes:
+            _refuse(f"a packed record must have {_DATA_FROM} to {self._max_bytes} bytes", size)
+        magic, checksum, header_bytes = _HEAD.unpack_from(view)
+        if magic != MAGIC:
+            _refuse(f"a packed record must start with {MAGIC!r}", magic)
+        if (found := crc32c(view[PREFIX_BYTES:])) != checksum:
+            _refuse(f"CRC-32C of a packed record must be {checksum:#010x}", f"{found:#010x}")
         data_from = _DATA_FROM + header_bytes
-        if header_bytes > self._max_header_bytes or data_from > len(view):
+        if header_bytes > self._max_header_bytes or data_from > size:
             _refuse(f"a packed header must be at most {self._max_header_bytes} bytes and inside", header_bytes)
-        header = bytes(view[_DATA_FROM:data_from])
+        header = view[_DATA_FROM:data_from].tobytes()
         plan = self._plans.get(header) or self._planned(header)
-        if len(view) - data_from != plan.data_bytes:
-            _refuse(f"columns must fill {plan.data_bytes} bytes", len(view) - data_from)
+        if size - data_from != plan.data_bytes:
+            _refuse(f"columns must fill {plan.data_bytes} bytes", size - data_from)
         columns = {
-            slot.name: np.frombuffer(view, slot.dtype, slot.num_items, data_from + slot.start).reshape(slot.shape)
-            for slot in plan.slots
+            name: np.ndarray(shape, dtype, view, data_from + start) for name, dtype, shape, _, start in plan.slots
         }
         check_decoded(columns)
         return columns
