@@ -91,12 +91,14 @@ class EpisodeIndex:
     def _look(self, view: TableView, start: int, stop: int) -> None:
         """Note rows `start` to `stop`, at most `capacity` of them."""
         streams = self._num_streams
+        if stop - start <= streams:
+            self._look_at_one_step(view, np.arange(start, stop))
+            return
         low = start - start % streams
         rounds = -(-(stop - low) // streams)
         slots = np.arange(start, stop) % self._capacity
         grid = np.zeros(rounds * streams, np.bool_)
-        for name in self._ends:
-            grid[start - low : stop - low] |= view.column(name)[slots] != 0
+        grid[start - low : stop - low] = self._is_end(view, slots)
         end = grid.reshape(rounds, streams)
 
         step = np.arange(rounds)[:, None]
@@ -114,6 +116,23 @@ class EpisodeIndex:
         if len(ended):
             self._finish(ended, low + following[0, ended] * streams + ended, start, stop)
             self._first[ended] = low + last[ended] * streams + ended
+
+    def _look_at_one_step(self, view: TableView, rows: NDArray[np.int64]) -> None:
+        """Note rows of different streams, as a loop that draws after every step appends them; a third of the time."""
+        slots, streams = rows % self._capacity, rows % self._num_streams
+        end = self._is_end(view, slots)
+        self._since[slots] = (rows - self._first[streams]) // self._num_streams
+        self._until[slots] = np.where(end, 0, UNKNOWN)
+        if end.any():
+            ended, ends = streams[end], rows[end]
+            self._finish(ended, ends, int(rows[0]), int(rows[-1]) + 1)
+            self._first[ended] = ends + self._num_streams
+
+    def _is_end(self, view: TableView, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        end = np.zeros(len(slots), np.bool_)
+        for name in self._ends:
+            end |= view.column(name)[slots] != 0
+        return end
 
     def _finish(self, streams: NDArray[np.int64], ends: NDArray[np.int64], start: int, stop: int) -> None:
         """Note the way to their ends for the rows before `start` of episodes that ended behind it."""

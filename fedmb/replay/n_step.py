@@ -11,7 +11,7 @@ from fedmb.errors import SettingsError
 from fedmb.replay.reader import not_skipped, require_columns, require_order, row_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,6 +42,8 @@ class NStep:
         next_columns: columns that say what followed a row: its next observation.
         terminated: column of bool; the episode ended and there is nothing more to come.
         truncated: column of bool; the episode was cut short. None: none is.
+        of_reward: what each step's reward counts as, applied to an array of rewards `(rows, steps, ...)` before
+            they are summed: clipping, or a scale that changes as learning goes on. None: itself.
         discount_column: the name under which the factor is given, float32 `(size,)`.
         num_streams: environments whose rows come in turn; see `fedmb.replay.reader`.
         skip: a column of bool; rows where it is True are no anchor. Let them be truncated, too.
@@ -62,6 +64,7 @@ class NStep:
         next_columns: Sequence[str] = ("next_observation",),
         terminated: str = "terminated",
         truncated: str | None = "truncated",
+        of_reward: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
         discount_column: str = "discount",
         num_streams: int = 1,
         skip: str | None = None,
@@ -76,6 +79,7 @@ class NStep:
         self._reward = reward
         self._ends = (terminated,) if truncated is None else (terminated, truncated)
         self._from_last = (*next_columns, *self._ends)
+        self._of_reward = of_reward
         self._discount_column = discount_column
         self._num_streams = num_streams
         self._skip = skip
@@ -118,8 +122,10 @@ class NStep:
 
         columns = view.read(slots)
         rewards = view.column(self._reward)[places]
-        factors = np.where(counts, self._powers[:-1], 0)
         dtype = _float_type(rewards.dtype)
+        if self._of_reward:
+            rewards = self._of_reward(rewards)
+        factors = np.where(counts, self._powers[:-1], 0)
         columns[self._reward] = np.einsum("st,st...->s...", factors, rewards.astype(np.float64)).astype(dtype)
         for name in self._from_last:
             columns[name] = view.column(name)[last]

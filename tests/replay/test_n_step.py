@@ -76,6 +76,14 @@ def test_rewards_of_any_shape_and_type_are_summed():
     assert check_columns(got, reader.schema(view.schema)) == 3
 
 
+def test_a_reward_may_count_as_something_else():
+    view, reader = FifoRows(10), NStep(2, 1, next_columns=(), of_reward=np.sign)
+    reader.check(view)
+    view.append([0, 0, 0])
+
+    assert reader.read(view, view.slots, RANDOM)["reward"].tolist() == [-1, 1, 1]  # of -4, 0 and 4
+
+
 def test_a_long_return_keeps_the_digits_of_its_rewards():
     view = FifoRows(1000, schema={**SCHEMA, "reward": Column("float32")})
     reader = NStep(1000, 1, next_columns=())
