@@ -137,10 +137,11 @@ def draw_valid(sampler: Sampler, reader: Reader, view: TableView, size: int, ran
     Rejection keeps ratios: of two valid rows each is drawn as many times as the other as the sampler would draw it,
     because both have the same number of chances and nothing but the sampler chooses between them. `probabilities`
     stay those of one draw by the sampler; given that a row is valid they are larger, all by the same factor, which
-    cancels where importance weights are divided by their largest.
+    cancels in sum(weights x gradient) / sum(weights).
 
     The first 32 rounds draw exactly what is missing, so that a sampler without replacement spends no valid row in
     vain. Where fewer than about one row in ten is valid, later rounds draw more than that and leave what is too much.
+    Each round is a draw by itself: a batch that begins a new pass over the rows may hold a row of both passes.
 
     Raises:
         NotEnoughData: the sampler has nothing to draw, or no valid row was found.
@@ -158,8 +159,10 @@ def draw_valid(sampler: Sampler, reader: Reader, view: TableView, size: int, ran
                 f"at least one of {view.num_rows} rows must be a valid anchor, {fruitless} draws found none; append "
                 "more, shorten the windows or allow padding"
             )
-        eager = min(rounds, PATIENCE + 10) - PATIENCE
-        more = sampler.draw(len(missing) if eager < 0 else min(MOST_PROPOSALS, len(missing) << eager), random)
+        size = len(missing)
+        if rounds >= PATIENCE:  # no more than there are rows: a sampler without replacement has no others
+            size = max(size, min(MOST_PROPOSALS, view.num_rows, size << min(rounds - PATIENCE, 10)))
+        more = sampler.draw(size, random)
         found = np.flatnonzero(reader.valid(view, more.slots))
         if len(found) > len(missing):  # any of them, not the first: a sampler may deal a batch in order of slots
             found = random.permutation(found)[: len(missing)]
