@@ -79,8 +79,9 @@ class LabelJoin:
         horizon_rows: questions by which an answer may be earlier or later than the furthest one; at most twice as many
             wait in memory.
         keeps_key: whether batches hold the key, such as for `DelayedScore`; a task's model has no use for text.
-        on_questions: called once with each mini-batch of questions when it is read, such as to predict; not for those
-            that are read again after a seek. Behind a `Prefetch` it runs ahead of training, in the other thread.
+        on_questions: called with each mini-batch of questions when it is read, such as to predict; not for those that a
+            seek reads again because they wait, but after a seek back for the later ones, since whoever listens goes
+            back too. Behind a `Prefetch` it runs ahead of training, in the other thread.
 
     Raises:
         SettingsError: `horizon_rows` is below 1.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fedmb.batch.minibatch import MiniBatch, concatenated
 from fedmb.errors import NotEnoughData
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from fedmb.batch.minibatch import MiniBatch
     from fedmb.batch.source import BatchSource, SourcePosition
     from fedmb.ledger import Spans
 
@@ -41,14 +41,14 @@ class WaitingQuestions:
     Args:
         source: gives questions; used by nobody else.
         key: name of the column with their keys.
-        on_questions: called once with each mini-batch of questions, and not again after a seek.
+        on_questions: called with each mini-batch of questions that is read, and not with those that a seek reads again
+            because they wait. A seek back to where fewer had been read tells of the later ones anew.
     """
 
     def __init__(self, source: BatchSource, key: str, on_questions: Callable[[MiniBatch], None] | None = None) -> None:
         self._source = source
         self._key = key
         self._on_questions = on_questions
-        self._told = 0  # questions that `on_questions` has seen
         self._parts: list[_Part] = []
         self._waiting: dict[Key, int] = {}  # number by key, the oldest first
         self.asked = 0
@@ -84,9 +84,8 @@ class WaitingQuestions:
         for row, key in keys_of(batch, self._key):
             self.expired += self._waiting.pop(key, None) is not None
             self._waiting[key] = first + row
-        told, self._told = self._told, max(self._told, self.asked)
-        if self._on_questions is not None and told < self.asked:
-            self._on_questions(batch.rows(max(0, told - first), len(batch)))
+        if self._on_questions is not None:
+            self._on_questions(batch)
         return batch.span
 
     def answer(self, key: Key) -> None:
@@ -139,29 +138,29 @@ class WaitingQuestions:
         self._parts.clear()
         self.asked = target["first"]
         for rows in target["parts"]:
-            before = self._source.position()
-            self._add(before, self._again(rows))
+            self._add(self._source.position(), self._again(rows))
         if position and self._source.position() != target["source"]:
             raise ValueError(_changed(f"an end at {self._source.position()} and not at {target['source']}"))
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(target["waiting"]), np.uint8))
         keyed = ((part.first + row, key) for part in self._parts for row, key in keys_of(part.batch, self._key))
         self._waiting = {key: number for number, key in keyed if bits[number - target["first"]]}
         self.expired = target["expired"]
-        if position:  # whoever begins anew hears of every question
-            self._told = max(self._told, self.asked)
 
     def _add(self, position: SourcePosition, batch: MiniBatch) -> None:
         self._parts.append(_Part(position, self.asked, batch))
         self.asked += len(batch)
 
     def _again(self, rows: int) -> MiniBatch:
-        try:
-            batch = self._source.take(rows)
-        except NotEnoughData as error:
-            raise ValueError(_changed(f"none ({error})")) from error
-        if len(batch) != rows:
-            raise ValueError(_changed(f"{len(batch)} rows and not {rows}"))
-        return batch
+        """The next `rows` questions, however many a take gives."""
+        parts: list[MiniBatch] = []
+        missing = rows
+        while missing:
+            try:
+                parts.append(self._source.take(missing))
+            except NotEnoughData as error:
+                raise ValueError(_changed(f"{rows - missing} rows and not {rows} ({error})")) from error
+            missing -= len(parts[-1])
+        return concatenated(parts)
 
 
 def keys_of(batch: MiniBatch, name: str) -> Iterator[tuple[int, Key]]:

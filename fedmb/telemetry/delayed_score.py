@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from fedmb.telemetry.prequential import Prequential
 
 Key: TypeAlias = int | str
+DELAYED = "delayed_"
+"""What the names of this score's sums begin with where they travel beside those of another."""
 
 
 class _Prediction(NamedTuple):
@@ -70,8 +73,14 @@ class DelayedScore:
         """Keep predictions `(rows, …)` under `keys` `(rows,)` of integers or text.
 
         Raises:
-            ShapeError: there are not as many keys as predictions.
+            ShapeError: there are not as many keys as predictions, or they differ in kind from those that wait.
         """
+        kept = next(iter(self._waiting.values()), None)
+        if kept is not None and (kept.value.dtype, kept.value.shape) != (predictions.dtype, predictions.shape[1:]):
+            raise ShapeError(
+                f"predictions must all be of one kind, {kept.value.dtype} of shape {kept.value.shape}, got "
+                f"{predictions.dtype} of shape {predictions.shape[1:]}; make another score for another model"
+            )
         for key, value in zip(_as_keys(keys, predictions), predictions, strict=True):
             self.expired += self._waiting.pop(key, None) is not None
             self._waiting[key] = _Prediction(self.asked, np.array(value))
@@ -107,18 +116,26 @@ class DelayedScore:
         return len(found)
 
     def state_dict(self) -> dict[str, Any]:
-        """Predictions that wait, counts and the score, as JSON values; floats keep every bit."""
-        waiting = [
-            [key, kept.number, kept.value.dtype.name, kept.value.tolist()] for key, kept in self._waiting.items()
-        ]
+        """Predictions that wait, counts and the score, as JSON values; predictions keep every bit, in base64."""
+        kept = list(self._waiting.values())
+        values = np.stack([one.value for one in kept]) if kept else np.zeros(0)
+        waiting = {
+            "keys": list(self._waiting),
+            "numbers": [one.number for one in kept],
+            "dtype": values.dtype.name,
+            "shape": list(values.shape),
+            "values": base64.b64encode(values.astype(values.dtype.newbyteorder("<")).tobytes()).decode(),
+        }
         counts = {"asked": self.asked, "expired": self.expired, "orphans": self.orphans}
         return {"waiting": waiting, "score": self.score.state_dict(), **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on, to the bit, from what `state_dict` gave."""
-        self._waiting = {
-            key: _Prediction(number, np.array(value, np.dtype(dtype))) for key, number, dtype, value in state["waiting"]
-        }
+        waiting = state["waiting"]
+        stored = np.frombuffer(base64.b64decode(waiting["values"]), np.dtype(waiting["dtype"]).newbyteorder("<"))
+        values = stored.astype(np.dtype(waiting["dtype"])).reshape(waiting["shape"])
+        kept = map(_Prediction, waiting["numbers"], values)
+        self._waiting = dict(zip(waiting["keys"], kept, strict=True))
         self.score.load_state_dict(state["score"])
         self.asked, self.expired, self.orphans = state["asked"], state["expired"], state["orphans"]
 

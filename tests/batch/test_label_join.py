@@ -190,22 +190,45 @@ def test_questions_that_break_on_the_way_lose_no_answer():
     assert pairs([source.take(4)]) == [(3, 0), (150, 1), (4, 2), (5, 3)]
 
 
-def test_questions_are_told_once_and_not_again_after_a_seek():
+def test_questions_are_told_when_read_and_not_again_because_they_wait():
     told = []
     source = join(range(300), range(300), on_questions=lambda batch: told.extend(batch.columns["key"].tolist()))
-    beginning = source.position()
-    drained(source)
-    source.seek(beginning)
+    source.take(70)
+    position = json.loads(json.dumps(source.position()))
+    source.seek(position)
     drained(source, (13,))
     other = []
     resumed = join(range(300), range(300), on_questions=lambda batch: other.extend(batch.columns["key"].tolist()))
-    source.seek({})
-    source.take(70)
-    resumed.seek(json.loads(json.dumps(source.position())))
+    resumed.seek(position)
     drained(resumed)
 
     assert told == list(range(300))
     assert other == list(range(128, 300))  # two parts had been read
+
+
+def test_after_a_seek_back_the_later_questions_are_told_anew():
+    told = []
+    source = join(range(100), range(100), on_questions=lambda batch: told.extend(batch.columns["key"].tolist()))
+    source.take(1)
+    position = source.position()
+    source.take(80)
+    for back, expected in ((position, range(64, 100)), ({}, range(100))):
+        told.clear()
+        source.seek(back)
+        drained(source)
+
+        assert told == list(expected)
+
+
+def test_what_waits_is_found_again_however_few_rows_a_take_gives():
+    source = join(range(100), [50, 1, 2])
+    source.take(1)
+    position, whole = source.position(), source._questions.take
+    source._questions.take = lambda size: whole(min(size, 7))
+    source.seek(position)
+
+    assert source.position() == position
+    assert pairs([source.take(2)]) == [(1, 1), (2, 2)]
 
 
 def test_units_multiply_and_masked_rows_are_left_out():

@@ -77,6 +77,19 @@ def test_stopping_between_question_and_answer_gives_the_same_bits():
     assert resumed.orphans == 1
 
 
+def test_a_state_of_thousands_of_predictions_stays_small():
+    one = score(8192)
+    one.ask(np.arange(8192), np.random.default_rng(0).standard_normal((8192, 10)).astype(np.float32))
+
+    assert len(json.dumps(one.state_dict())) < 550_000
+
+
+def _asked_twice():
+    one = score()
+    one.ask(np.array([0, 1]), np.zeros(2))
+    return one
+
+
 def test_wrong_shapes_and_horizons_are_refused():
     with pytest.raises(ShapeError, match="one key a row"):
         score().ask(np.array([1]), np.zeros(2))
@@ -84,5 +97,7 @@ def test_wrong_shapes_and_horizons_are_refused():
     means.ask(np.array([1]), np.zeros(1))
     with pytest.raises(ShapeError, match="one value a row"):
         means.answer(np.array([1]), np.zeros(1))
+    with pytest.raises(ShapeError, match=r"of one kind, float64 of shape \(\), got float64 of shape \(2,\)"):
+        _asked_twice().ask(np.array([2]), np.zeros((1, 2)))
     with pytest.raises(SettingsError, match="1 or more rows, got 0"):
         score(0)
