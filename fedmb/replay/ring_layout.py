@@ -2,7 +2,7 @@
 
 0             magic, format, length and CRC-32C of the description; the description (JSON: capacity, columns)
 commits       pages for commits
-data          the columns by name, then hidden ones, each on a 64-byte boundary
+data          rows, or the columns by name and then hidden ones, each on a 64-byte boundary
 """
 
 from __future__ import annotations
@@ -135,6 +135,10 @@ def storable(schema: Schema, capacity: int) -> dict[str, Column]:
     for name, column in schema.items():
         if np.dtype(column.dtype).kind not in STORED_KINDS:
             raise SettingsError(f"column {name!r} of a ring must hold numbers, got {column.dtype}; convert it first")
+        if any(length < 0 for length in column.shape):
+            raise SettingsError(
+                f"column {name!r} of a ring must have a fixed shape, got {column.shape}; use RaggedColumn"
+            )
     return {name: Column(column.dtype, tuple(column.shape)) for name, column in schema.items()}
 
 

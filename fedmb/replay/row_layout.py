@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedmb.batch.minibatch import Column, Schema
 
 Kind: TypeAlias = Literal["rows", "columns"]
+Choice: TypeAlias = Literal["auto", "rows", "columns"]
 LARGE_ROW = 4096  # bytes; above it copying a row costs more than finding it, and contiguous columns serve better
 MOST_PADDING = 1.15  # times the rows' own bytes; aligned structs of tiny rows would take up to 8 times
 
@@ -36,7 +37,7 @@ class RowLayout:
         SettingsError: capacity is below 1, there is no column, a column is not of numbers, or no such layout.
     """
 
-    def __init__(self, schema: Schema, capacity: int, layout: Literal["auto", "rows", "columns"] = "auto") -> None:
+    def __init__(self, schema: Schema, capacity: int, layout: Choice = "auto") -> None:
         self.schema: dict[str, Column] = storable(schema, capacity)
         self.capacity = capacity
         self.row_dtype = row_struct(self.schema)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedmb.batch.minibatch import Column, Columns, Schema
-    from fedmb.replay.row_layout import Kind
+    from fedmb.replay.row_layout import Choice, Kind
 
 HUGE_PAGE = 1 << 21  # bytes; with small pages a row at random also misses the TLB, a quarter of the time of reading it
 
@@ -49,9 +49,7 @@ class RowStore:
             self.write_row = column_writer(layout.schema, self._columns)
 
     @classmethod
-    def in_memory(
-        cls, schema: Schema, capacity: int, *, layout: Literal["auto", "rows", "columns"] = "auto"
-    ) -> RowStore:
+    def in_memory(cls, schema: Schema, capacity: int, *, layout: Choice = "auto") -> RowStore:
         """An empty store that ends with its process; its pages are taken as rows are written.
 
         Raises:
@@ -61,9 +59,7 @@ class RowStore:
         return cls(placed, allocated(placed.num_bytes))
 
     @classmethod
-    def mapped(
-        cls, path: str | Path, schema: Schema, capacity: int, *, layout: Literal["auto", "rows", "columns"] = "auto"
-    ) -> RowStore:
+    def mapped(cls, path: str | Path, schema: Schema, capacity: int, *, layout: Choice = "auto") -> RowStore:
         """The store in the file at `path`, which is made when it does not exist and owned until `close`.
 
         Raises:
@@ -78,7 +74,7 @@ class RowStore:
 
     @classmethod
     def over(
-        cls, buffer: Any, schema: Schema, capacity: int, *, layout: Literal["auto", "rows", "columns"] = "auto"
+        cls, buffer: Any, schema: Schema, capacity: int, *, layout: Choice = "auto"
     ) -> RowStore:  # whatever has the buffer protocol
         """The store in somebody's memory: shared memory, a mapped file; its bytes are the rows as they are.
 

@@ -14,11 +14,13 @@ import pytest
 from fedmb.batch.minibatch import Column
 from fedmb.errors import AlreadyOwned, CorruptRing, SettingsError, VersionMismatch
 from fedmb.replay.ring import Ring
-from fedmb.replay.ring_file import COUNTS, SECTOR
+from fedmb.replay.ring_commit import COUNTS, SLOT_BYTES
+from fedmb.replay.ring_file import ring_head
 from fedmb.replay.ring_layout import ALIGNMENT, PREFIX, Layout
+from fedmb.replay.ring_rows import RingLayout
 
 SCHEMA = {"x": Column("uint8", (3,)), "y": Column("int64")}
-LAYOUT = Layout(SCHEMA, 8)
+HEAD = ring_head(RingLayout(SCHEMA, 8))
 
 
 def rows(first: int, stop: int) -> dict[str, np.ndarray]:
@@ -46,7 +48,7 @@ def newest_slot(path) -> int:
     """Byte at which the newer commit slot begins."""
     content = path.read_bytes()
     return max(
-        (LAYOUT.commits, LAYOUT.commits + SECTOR),
+        (HEAD.commits, HEAD.commits + SLOT_BYTES),
         key=lambda at: COUNTS.unpack(content[at : at + COUNTS.size])[0],
     )
 
@@ -69,7 +71,7 @@ def test_columns_lie_on_cache_lines_and_commits_in_sectors_of_their_own():
     assert all(start % ALIGNMENT == 0 for start in starts)
     assert all(end <= start for end, start in zip(ends, [*starts[1:], layout.size], strict=True))
     assert layout.commits >= PREFIX.size + len(layout.description)
-    assert starts[0] >= layout.commits + 2 * SECTOR
+    assert starts[0] >= layout.data
 
 
 def test_the_disk_is_reserved_when_the_file_is_made(tmp_path):
@@ -91,7 +93,7 @@ def test_a_second_owner_is_refused_until_the_first_closes(path):
     Ring.mapped(path, SCHEMA, 8).close()
 
 
-@pytest.mark.parametrize("damaged", [b"\0" * SECTOR, b"\xa5" * 7, b"\xff" * SECTOR])
+@pytest.mark.parametrize("damaged", [b"\0" * SLOT_BYTES, b"\xa5" * 7, b"\xff" * SLOT_BYTES])
 def test_one_damaged_commit_slot_leaves_the_older_one(path, damaged):
     damage(path, newest_slot(path), damaged)
 
@@ -104,7 +106,7 @@ def test_one_damaged_commit_slot_leaves_the_older_one(path, damaged):
 
 
 def test_two_damaged_commit_slots_are_a_corrupt_ring(path):
-    damage(path, LAYOUT.commits, b"\xa5" * 2 * SECTOR)
+    damage(path, HEAD.commits, b"\xa5" * 2 * SLOT_BYTES)
 
     with pytest.raises(CorruptRing, match="both commit slots"):
         Ring.mapped(path, SCHEMA, 8)
@@ -119,7 +121,7 @@ def test_a_damaged_description_is_a_corrupt_ring(path):
 
 def test_a_file_cut_short_is_a_corrupt_ring(path):
     with path.open("r+b") as file:
-        file.truncate(LAYOUT.size - 1)
+        file.truncate(HEAD.size - 1)
 
     with pytest.raises(CorruptRing, match="cut off"):
         Ring.mapped(path, SCHEMA, 8)
@@ -137,15 +139,15 @@ def test_a_foreign_file_is_refused_and_left_alone(tmp_path, content):
 def test_random_bytes_behind_the_magic_are_refused(tmp_path):
     generator = np.random.default_rng(0)
     for _ in range(50):
-        (tmp_path / "ring").write_bytes(b"FEDMBRNG\1\0\0\0" + generator.bytes(200))
+        (tmp_path / "ring").write_bytes(b"FEDMBRNG\2\0\0\0" + generator.bytes(200))
         with pytest.raises(CorruptRing):
             Ring.mapped(tmp_path / "ring", SCHEMA, 8)
 
 
-def test_a_newer_format_is_a_version_mismatch(path):
-    damage(path, 8, b"\2")
+def test_another_format_is_a_version_mismatch(path):
+    damage(path, 8, b"\1")
 
-    with pytest.raises(VersionMismatch, match="must have format 1"):
+    with pytest.raises(VersionMismatch, match="must have format 2"):
         Ring.mapped(path, SCHEMA, 8)
 
 
@@ -159,7 +161,7 @@ def test_other_settings_than_the_files_are_named(path, schema, capacity, message
 
 
 def test_a_file_whose_making_was_cut_off_is_made_again(path):
-    for size in (0, LAYOUT.commits, LAYOUT.commits + SECTOR):
+    for size in (0, HEAD.commits, HEAD.commits + SLOT_BYTES):
         Ring.mapped(path.with_name(f"ring{size}"), SCHEMA, 8).close()
         with path.with_name(f"ring{size}").open("r+b") as file:
             file.truncate(size)
