@@ -33,10 +33,7 @@ from fedmb.ingest.kafka_log import KafkaLog
 from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.reject_limit import RejectLimit
 from fedmb.ingest.stream_url import StreamUrl, open_log, partitions_of
-from fedmb.replay.blend import Blend
-from fedmb.replay.ring import Ring
 from fedmb.replay.ring_source import RingSource
-from fedmb.replay.uniform import UniformReplay, capacity_for
 from fedmb.section import Section
 from fedmb.seeding import generator
 from fedmb.training.task import Task, TaskWithData
@@ -46,6 +43,7 @@ if TYPE_CHECKING:
 
     from fedmb.batch.rows import Rows
     from fedmb.batch.source import BatchSource
+    from fedmb.federation.replaying import Replaying
     from fedmb.ingest.codec import Codec
     from fedmb.ingest.log import Log
 
@@ -62,15 +60,6 @@ class Streaming(Section):
     """How long a silent stream is waited for before the client's round ends with what it has."""
     rejects: RejectLimit = RejectLimit()
     """How many records may be set aside before the client stops learning and says so."""
-
-
-class Replaying(Section):
-    """How much of each batch of a streamed client is replayed, so that what left the stream is not forgotten."""
-
-    share: float = Field(default=0.5, ge=0, lt=1)
-    """Part of a batch that is drawn from remembered rows; 0 learns fresh rows only."""
-    window: int = Field(default=16384, ge=1)
-    """Rows that are remembered. Classes that left the stream longer ago than that are forgotten all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +99,7 @@ def open_source(
         seed: seed of the run.
         state: the client's own directory, for its replay ring and dead letters.
         streaming: how a stream is cut.
-        replaying: how much is replayed.
+        replaying: what is remembered, and how much of it is replayed.
         rows: how a table is cut, and how far ahead batches are made.
 
     Raises:
@@ -126,20 +115,14 @@ def open_source(
     if url.startswith(DATASET):
         return ClientSource(rows.fetched(load_dataset(url), task.schema, seed=seed, client=client))
     rows.check_against("stream")
+    replaying.check_against(task, rows)
     stream = (
         ring_source(url, task, streaming, rows)
         if url.startswith(RING)
         else log_source(url, task, client, state, streaming)
     )
-    if replaying.share == 0:
-        return ClientSource(rows.ahead(stream), stream)
-    try:
-        ring = Ring.mapped(state / "replay.ring", task.schema, capacity_for(replaying.window))
-    except BaseException:
-        stream.close()
-        raise
-    replay = UniformReplay(ring, replaying.window, seed=seed, client=client)
-    return ClientSource(rows.ahead(Blend(stream, replay, replaying.share)), stream)
+    blended = replaying.blended(stream, task, client=client, seed=seed, state=state)
+    return ClientSource(rows.ahead(blended), stream)
 
 
 def log_source(url: str, task: Task, client: str, state: Path, streaming: Streaming) -> LogSource | GroupSource:

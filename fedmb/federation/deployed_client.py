@@ -14,7 +14,8 @@ from pydantic import Field
 
 from fedmb.batch.rows import Rows
 from fedmb.federation.client import learnt
-from fedmb.federation.client_source import Replaying, Streaming, open_source
+from fedmb.federation.client_source import Streaming, open_source
+from fedmb.federation.replaying import Replaying
 from fedmb.section import Section
 from fedmb.training.device import computing, training_device
 from fedmb.training.local_update import LocalUpdate

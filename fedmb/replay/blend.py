@@ -9,12 +9,16 @@ import numpy as np
 from fedmb.batch.minibatch import MiniBatch, Schema, concatenated
 from fedmb.batch.replay_share import ReplayShare
 from fedmb.errors import SettingsError, ShapeError
+from fedmb.replay.remembered import RemembersLosses
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fedmb.batch.source import BatchSource, SourcePosition
-    from fedmb.replay.uniform import UniformReplay
+    from fedmb.replay.remembered import Remembered
 
 POSITION_KEYS = {"fresh", "appended", "draws"}
+OPTIONAL_KEYS = {"share", "losses"}
 
 
 class Blend:
@@ -23,12 +27,16 @@ class Blend:
     Fresh rows come first, in their order and with their span, replayed rows behind them. Replayed rows are drawn from
     what was remembered before this batch. While fewer rows are remembered than the share asks for, fresh rows take
     their place; where the fresh source gives fewer rows than asked, the replayed part shrinks with it, so the share
-    holds. At least one row is fresh. Masked fresh rows are not remembered, and a replayed row weighs one unit.
+    holds. At least one row is fresh. Masked fresh rows are not remembered; a replayed row weighs one unit, or its
+    importance weight where the memory draws by loss.
 
     The share may be changed while it runs; the position says so while it is not the one the blend was made with.
 
-    To resume bitwise the ring must be a mapped one that ran at most its capacity less its window ahead of the
-    position; otherwise the window begins smaller, which the ring logs.
+    To resume bitwise the memory must be a mapped one that ran at most a window of rows ahead of the position; otherwise
+    it begins smaller, which it logs.
+
+    A memory that draws by loss makes the blend a `LossListener`: losses of all batches are to be told before its
+    position is asked for.
 
     Args:
         fresh: where new rows come from; closed with this source.
@@ -37,18 +45,19 @@ class Blend:
 
     Raises:
         SettingsError: `share` is out of range.
-        ShapeError: the ring's columns are not those of the fresh source.
+        ShapeError: the memory's columns are not those of the fresh source.
     """
 
-    def __init__(self, fresh: BatchSource, replay: UniformReplay, share: float) -> None:
+    def __init__(self, fresh: BatchSource, replay: Remembered, share: float) -> None:
         _check_share(share)
         if dict(fresh.schema) != dict(replay.schema):
             raise ShapeError(
-                f"the ring's columns must be the fresh source's {dict(fresh.schema)}, got {dict(replay.schema)}; make "
+                f"a memory's columns must be the fresh source's {dict(fresh.schema)}, got {dict(replay.schema)}; make "
                 "the ring with the source's schema"
             )
         self._fresh = fresh
         self._replay = replay
+        self._losses = replay if share and isinstance(replay, RemembersLosses) else None
         self._usual = self._share = share
         self._draws = 0
 
@@ -80,7 +89,7 @@ class Blend:
             parts.append(self._replay.sample(replayed, self._draws))
             self._draws += 1
         if self._usual:  # also while nothing is replayed for a time
-            self._remember(fresh)
+            self._remember(fresh, replayed)
         return concatenated(parts)
 
     @property
@@ -107,7 +116,8 @@ class Blend:
         """The fresh source's position, rows remembered and draws made so far, and a share that was changed."""
         appended = self._replay.appended if self._usual else 0
         changed = {} if self._share == self._usual else {"share": self._share}
-        return {"fresh": self._fresh.position(), "appended": appended, "draws": self._draws, **changed}
+        losses = {"losses": self._losses.kept_losses()} if self._losses is not None else {}
+        return {"fresh": self._fresh.position(), "appended": appended, "draws": self._draws, **changed, **losses}
 
     def seek(self, position: SourcePosition) -> None:
         """Go to a position that `position()` gave; an empty one is the beginning, with nothing remembered.
@@ -118,7 +128,7 @@ class Blend:
         target = position or {"fresh": {}, "appended": 0, "draws": 0}
         numbers = [target.get("appended"), target.get("draws")]
         share = target.get("share", self._usual)
-        valid = target.keys() - {"share"} == POSITION_KEYS and all(type(n) is int and n >= 0 for n in numbers)
+        valid = target.keys() - OPTIONAL_KEYS == POSITION_KEYS and all(type(n) is int and n >= 0 for n in numbers)
         valid = valid and isinstance(share, int | float) and (share == self._usual or 0 <= share < bool(self._usual))
         if not valid or not isinstance(target["fresh"], dict):
             raise ValueError(
@@ -128,19 +138,46 @@ class Blend:
         self._fresh.seek(target["fresh"])
         if self._usual:
             self._replay.rewind(target["appended"])
+        if self._losses is not None:
+            self._losses.restore_losses(str(target.get("losses", "")))
         self._draws, self._share = target["draws"], share
 
+    @property
+    def listens(self) -> bool:
+        """Whether the memory draws by loss."""
+        return self._losses is not None
+
+    @property
+    def batches(self) -> int:
+        """Number of the batch that the next `take` gives; 0 where nobody listens."""
+        return self._losses.batches if self._losses is not None else 0
+
+    @property
+    def wants_losses(self) -> bool:
+        """Whether the next `take` depends on losses of batches before it that were not told yet."""
+        return self._losses is not None and self._losses.wants_losses
+
+    def hear(self, batch: int, losses: NDArray[np.float32]) -> None:
+        """Let the memory know the loss of each row of a batch, `(rows,)`, in its order; NaN is not known."""
+        if self._losses is not None:
+            self._losses.hear(batch, losses)
+
     def close(self) -> None:
-        """Close the fresh source and the ring."""
+        """Close the fresh source and the memory."""
         self._fresh.close()
         self._replay.close()
 
-    def _remember(self, fresh: MiniBatch) -> None:
-        if fresh.mask is None:
-            self._replay.append(fresh.columns)
-        else:
-            kept = np.flatnonzero(fresh.mask)
-            self._replay.append({name: array[kept] for name, array in fresh.columns.items()})
+    def _remember(self, fresh: MiniBatch, replayed: int) -> None:
+        kept = slice(None) if fresh.mask is None else np.flatnonzero(fresh.mask)
+        columns = fresh.columns
+        if fresh.mask is not None:
+            columns = {name: array[kept] for name, array in fresh.columns.items()}
+        numbers = self._replay.append(columns)
+        if self._losses is not None:
+            rows = np.full(len(fresh) + replayed, -1)
+            rows[: len(fresh)][kept] = numbers
+            rows[len(fresh) :] = self._losses.drawn[:replayed]
+            self._losses.expect(rows)
 
 
 def _check_share(share: float) -> None:

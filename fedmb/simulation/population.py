@@ -18,7 +18,8 @@ from fedmb.batch.drift import DriftingRows, Phase
 from fedmb.batch.rows import Rows
 from fedmb.batch.sharding import dirichlet_shares
 from fedmb.federation.checkpoint import Checkpoints
-from fedmb.federation.client_source import Replaying, Streaming, codecs, open_source
+from fedmb.federation.client_source import Streaming, codecs, open_source
+from fedmb.federation.replaying import Replaying
 from fedmb.federation.rounds import Rounds
 from fedmb.ingest.file_log import FileLog
 from fedmb.ingest.file_writer import FsyncPolicy
@@ -176,10 +177,9 @@ class Population:
 
     def _deal(self, dataset: MapDataset) -> None:
         """Give each private client its label-skewed share of a dataset's rows."""
-        settings, schema = self.settings, self.task.schema
+        settings, schema, private = self.settings, self.task.schema, self.settings.private
         labels = column_of(dataset, self.task.label, schema)
-        random = generator(settings.seed, "shares")
-        shares = dirichlet_shares(labels, settings.private.clients, settings.private.alpha, random)
+        shares = dirichlet_shares(labels, private.clients, private.alpha, generator(settings.seed, "shares"))
         for number, index in enumerate(shares):
             name = f"private-{number}"
             self._add(name, settings.rows.fetched(dataset, schema, rows=index, seed=settings.seed, client=name))

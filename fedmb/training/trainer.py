@@ -30,10 +30,12 @@ from fedmb.training.guard import Verdict
 from fedmb.training.hyperparameters import Hyperparameters
 from fedmb.training.stretch import Budget, Learnt
 from fedmb.training.tally import Tally
+from fedmb.training.told_source import ToldSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from fedmb.batch.minibatch import MiniBatch
     from fedmb.batch.source import BatchSource
     from fedmb.sizing.clocks import Follow
     from fedmb.sizing.schedule import Schedule
@@ -51,7 +53,7 @@ class Trainer:
 
     Args:
         step: takes the steps.
-        source: gives the rows.
+        source: gives the rows; one that listens is told their losses.
         size: rows to ask for; a number stands for a fixed size.
         schedule: factor on the learning rate, by samples.
         follow: hyper-parameters that follow the rows of each step.
@@ -80,7 +82,9 @@ class Trainer:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.step = step
-        self.source = DealtSource(source, step.ranks) if step.ranks.count > 1 else source
+        dealt = DealtSource(source, step.ranks) if step.ranks.count > 1 else source
+        self._told = ToldSource.around(dealt, source, step.ranks, multiple=step.split.multiple)
+        self.source: BatchSource = self._told or dealt
         self.size = fixed(size) if isinstance(size, int) else size
         if math.isinf(self.size.largest):
             raise SettingsError("a batch size needs an upper bound, got a policy without one; add .clip(lo, hi)")
@@ -148,7 +152,7 @@ class Trainer:
                 learnt.rate += rate
             learnt.wait_seconds += started - asked
             learnt.count(batch, report)
-            self._observe(report, started, warm=learnt.steps > 1)
+            self._observe(batch, report, started, warm=learnt.steps > 1)
             if watch is not None:
                 watch.after_step(batch, report, self._samples)
                 if until_alarm and watch.has_alarm:
@@ -170,8 +174,10 @@ class Trainer:
             self._asked_at = self._samples
         return self._size
 
-    def _observe(self, report: StepReport, started: float, *, warm: bool) -> None:
+    def _observe(self, batch: MiniBatch, report: StepReport, started: float, *, warm: bool) -> None:
         self._steps += 1
+        if self._told is not None:
+            self._told.after_step(batch, report)
         if report.verdict is Verdict.OK:  # a skipped batch was not learnt, so no clock in samples counts it
             self._samples += report.rows
         if report.groups is not None:

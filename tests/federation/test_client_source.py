@@ -5,7 +5,8 @@ from fedmb.batch.minibatch import check_columns
 from fedmb.batch.rows import Rows
 from fedmb.batch.table import TableSource
 from fedmb.errors import AlreadyOwned, SettingsError, ShapeError
-from fedmb.federation.client_source import Replaying, Streaming, codecs, open_source, table_columns
+from fedmb.federation.client_source import Streaming, codecs, open_source, table_columns
+from fedmb.federation.replaying import Replaying
 from fedmb.ingest.codec import codec_headers
 from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.stream_url import open_log
