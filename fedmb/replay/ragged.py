@@ -16,7 +16,7 @@ from fedmb.batch.minibatch import Column
 from fedmb.errors import SettingsError, ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -99,9 +99,24 @@ class RaggedStore:
 
     def read(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Ragged:
         """Fresh copies of the rows whose elements begin at these numbers."""
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        numbers = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        numbers, offsets = _numbers(starts, lengths)
         return Ragged(self._elements.take(numbers % len(self._elements), axis=0), offsets)
+
+
+def chosen(column: NDArray[Any] | Ragged, rows: NDArray[np.int64]) -> NDArray[Any] | Ragged:
+    """These rows of a plain or ragged column, copied."""
+    if not isinstance(column, Ragged):
+        return column[rows]
+    numbers, offsets = _numbers(column.offsets[rows], column.lengths[rows])
+    return Ragged(column.values[numbers], offsets)
+
+
+def joined(parts: Sequence[Any]) -> NDArray[Any] | Ragged:
+    """Plain or ragged columns behind each other."""
+    if not isinstance(parts[0], Ragged):
+        return np.concatenate(parts)
+    lengths = np.concatenate([part.lengths for part in parts])
+    return Ragged(np.concatenate([part.values for part in parts]), _offsets(lengths))
 
 
 def padded_columns(
@@ -126,3 +141,13 @@ def padded_columns(
         else:
             found[name] = column
     return found
+
+
+def _numbers(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the elements of rows that begin at `starts`, row by row, and the offsets of the rows among them."""
+    offsets = _offsets(lengths)
+    return np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1]), offsets
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
