@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import mmap
 import os
 from typing import TYPE_CHECKING
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedmb.errors import CorruptRing
-from fedmb.replay.ring_layout import PREFIX, Head, check_description, own, reserve
+from fedmb.replay.ring_layout import PREFIX, Head, check_description, described, own, reserve
+from fedmb.replay.row_layout import RowLayout
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fedmb.replay.row_layout import RowLayout
+    from fedmb.batch.minibatch import Schema
+    from fedmb.replay.row_layout import Choice
 
 MAGIC = b"FEDMBROW"
 
@@ -26,7 +29,9 @@ class RowFile:
 
     Args:
         path: the file, made with its parent folders when it does not exist; readable by its owner only.
-        layout: how the rows lie.
+        schema: columns of every row.
+        capacity: rows.
+        layout: how the rows lie; "auto" takes a file that exists as it is.
 
     Raises:
         AlreadyOwned: another live store has the file.
@@ -35,14 +40,19 @@ class RowFile:
         VersionMismatch: the file has another format version.
     """
 
-    def __init__(self, path: Path, layout: RowLayout) -> None:
+    def __init__(self, path: Path, schema: Schema, capacity: int, layout: Choice) -> None:
         self.path = path
-        head = Head(layout.description(), magic=MAGIC, data_bytes=layout.num_bytes)
+        self.layout = RowLayout(schema, capacity, layout)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             own(self._descriptor, path)
-            self._check_or_make(head)
+            is_made = any(os.pread(self._descriptor, PREFIX.size, 0))
+            if is_made and layout == "auto":
+                found = json.loads(described(self._descriptor, path, MAGIC))["layout"]
+                self.layout = RowLayout(schema, capacity, found)
+            head = Head(self.layout.description(), magic=MAGIC, data_bytes=self.layout.num_bytes)
+            self._check_or_make(head, is_made=is_made)
             self._map = mmap.mmap(self._descriptor, head.size)
         except BaseException:
             os.close(self._descriptor)
@@ -62,9 +72,9 @@ class RowFile:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         os.close(self._descriptor)
 
-    def _check_or_make(self, head: Head) -> None:
+    def _check_or_make(self, head: Head, *, is_made: bool) -> None:
         size = os.fstat(self._descriptor).st_size
-        if any(os.pread(self._descriptor, PREFIX.size, 0)):
+        if is_made:
             check_description(self._descriptor, self.path, head)
             if size < head.size:
                 raise CorruptRing(f"{self.path} cannot be trusted: its last rows are cut off; delete it to begin anew")

@@ -68,9 +68,8 @@ class RowStore:
             CorruptRing: the file is no store, or is damaged.
             VersionMismatch: the file has another format version.
         """
-        placed = RowLayout(schema, capacity, layout)
-        file = RowFile(Path(path), placed)
-        return cls(placed, file.data, file)
+        file = RowFile(Path(path), schema, capacity, layout)
+        return cls(file.layout, file.data, file)
 
     @classmethod
     def over(

@@ -14,13 +14,14 @@ SCHEMA = st.dictionaries(st.text("abc_:", min_size=1, max_size=3), COLUMN, min_s
 
 
 def random_columns(schema, count, generator):
-    """Rows of any bytes but those of no truth value; NaN among them."""
+    """Rows of any values, infinite ones and NaN among them."""
     columns = {}
     for name, column in schema.items():
         dtype = np.dtype(column.dtype)
         size = count * int(np.prod(column.shape, dtype=int))
         raw = generator.integers(0, 256, size * dtype.itemsize, np.uint8)
         values = raw % 2 == 0 if dtype.kind == "b" else raw.view(dtype)
+        values = np.where(np.isnan(values), dtype.type(np.nan), values)  # which bits say so is not kept everywhere
         columns[name] = values.reshape(count, *column.shape)
     return columns
 

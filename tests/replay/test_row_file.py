@@ -60,12 +60,22 @@ def test_a_view_that_outlives_its_store_can_be_read_and_the_file_has_a_new_owner
     [
         (SCHEMA, 9, "auto", r"capacity 8 \(wanted 9\)"),
         ({**SCHEMA, "y": Column("int32")}, 8, "auto", "columns"),
-        (SCHEMA, 8, "columns", r"layout rows \(wanted columns\)"),
+        (SCHEMA, 8, "rows", r"layout columns \(wanted rows\)"),
     ],
 )
 def test_other_settings_than_the_files_are_named(path, schema, capacity, layout, message):
     with pytest.raises(SettingsError, match=message):
         RowStore.mapped(path, schema, capacity, layout=layout)
+
+
+def test_a_file_stays_as_it_is_laid_out(tmp_path):
+    RowStore.mapped(tmp_path / "store", SCHEMA, 8, layout="rows").close()
+
+    store = RowStore.mapped(tmp_path / "store", SCHEMA, 8)
+
+    assert RowStore.in_memory(SCHEMA, 8).layout == "columns"
+    assert store.layout == "rows"
+    store.close()
 
 
 def test_a_damaged_description_is_refused(path):
