@@ -21,7 +21,8 @@ def random_columns(schema, count, generator):
         size = count * int(np.prod(column.shape, dtype=int))
         raw = generator.integers(0, 256, size * dtype.itemsize, np.uint8)
         values = raw % 2 == 0 if dtype.kind == "b" else raw.view(dtype)
-        values = np.where(np.isnan(values), dtype.type(np.nan), values)  # which bits say so is not kept everywhere
+        if dtype.kind in "fc":
+            values = np.where(np.isnan(values), dtype.type(np.nan), values)  # which bits say so is not always kept
         columns[name] = values.reshape(count, *column.shape)
     return columns
 
