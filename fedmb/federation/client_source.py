@@ -6,6 +6,8 @@ table:task?share=0&of=4                one label-skewed share of the task's own 
 dataset:my.module:Scans?root=/data     a map-style dataset, torch's included, called with what follows the ?
 file:///var/log/fedmb?topic=digits     a stream; its rows are blended with replayed ones
 ring:/var/lib/fedmb/rows.ring          a stream that a daemon on this machine reads into a ring; blended likewise
+
+Where `[labels]` names a stream, the client's own holds questions, and its rows are those that were answered.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from fedmb.batch.files import load_table
 from fedmb.batch.minibatch import Columns, check_columns
 from fedmb.batch.sharding import dirichlet_shares
 from fedmb.errors import SettingsError
+from fedmb.federation.label_source import Labels
 from fedmb.ingest.codec import schema_id
 from fedmb.ingest.codec_choice import CodecChoice, codecs_in
 from fedmb.ingest.dead_letter import LogDeadLetters
@@ -30,6 +33,7 @@ from fedmb.ingest.file_log import FileLog
 from fedmb.ingest.file_writer import FsyncPolicy
 from fedmb.ingest.group_source import GroupSource
 from fedmb.ingest.kafka_log import KafkaLog
+from fedmb.ingest.log import EMPTY_SECONDS
 from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.reject_limit import RejectLimit
 from fedmb.ingest.stream_url import StreamUrl, open_log, partitions_of
@@ -41,11 +45,13 @@ from fedmb.training.task import Task, TaskWithData
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fedmb.batch.minibatch import Schema
     from fedmb.batch.rows import Rows
     from fedmb.batch.source import BatchSource
     from fedmb.federation.replaying import Replaying
     from fedmb.ingest.codec import Codec
     from fedmb.ingest.log import Log
+    from fedmb.training.delayed_labels import DelayedLabels
 
 _TABLE_KEYS = {"share", "of", "alpha"}
 RING = "ring:"
@@ -67,7 +73,9 @@ class ClientSource:
     """A client's source, with the stream inside it where there is one."""
 
     source: BatchSource
-    stream: LogSource | GroupSource | RingSource | None = None
+    stream: LogSource | GroupSource | RingSource | DelayedLabels | None = None
+    labels: DelayedLabels | None = None
+    """The stream, where its labels come later."""
 
 
 def codecs(task: Task, choice: CodecChoice = CodecChoice()) -> Sequence[Codec]:  # noqa: B008  # frozen
@@ -89,6 +97,7 @@ def open_source(
     streaming: Streaming,
     replaying: Replaying,
     rows: Rows,
+    labels: Labels = Labels(),  # noqa: B008  # frozen
 ) -> ClientSource:
     """The source that `url` names.
 
@@ -101,12 +110,15 @@ def open_source(
         streaming: how a stream is cut.
         replaying: what is remembered, and how much of it is replayed.
         rows: how a table is cut, and how far ahead batches are made.
+        labels: where labels come from that are not in the stream's rows.
 
     Raises:
-        SettingsError: the URL breaks a rule.
-        ShapeError: a table's columns are not the task's.
+        SettingsError: the URL breaks a rule, or labels that come later contradict it.
+        ShapeError: a table's columns are not the task's, or a key is no whole number.
         AlreadyOwned: another live process has the client's ring, or reads the stream's.
     """
+    if labels.source is not None:
+        _check_late(url, labels.source, rows)
     if url.startswith("table:"):
         tables = {one: table_columns(one, task, seed=seed, mapped=rows.mapped) for one in url.split()}
         for columns in tables.values():
@@ -116,16 +128,59 @@ def open_source(
         return ClientSource(rows.fetched(load_dataset(url), task.schema, seed=seed, client=client))
     rows.check_against("stream")
     replaying.check_against(task, rows)
-    stream = (
-        ring_source(url, task, streaming, rows)
-        if url.startswith(RING)
-        else log_source(url, task, client, state, streaming)
-    )
+    stream: LogSource | GroupSource | RingSource | DelayedLabels
+    late = None
+    if labels.source is not None:
+        stream = late = labelled_source(url, labels, task, client, state, streaming)
+    elif url.startswith(RING):
+        stream = ring_source(url, task, streaming, rows)
+    else:
+        stream = log_source(url, task.schema, client, state, streaming)
     blended = replaying.blended(stream, task, client=client, seed=seed, state=state)
-    return ClientSource(rows.ahead(blended), stream)
+    return ClientSource(rows.ahead(blended), stream, late)
 
 
-def log_source(url: str, task: Task, client: str, state: Path, streaming: Streaming) -> LogSource | GroupSource:
+def labelled_source(
+    url: str, labels: Labels, task: Task, client: str, state: Path, streaming: Streaming
+) -> DelayedLabels:
+    """The questions that a URL names, joined with their answers.
+
+    Raises:
+        SettingsError: a URL breaks a rule, or questions and answers contradict each other.
+        ShapeError: the key is no whole number.
+    """
+    assert labels.source is not None, "asked for where there is one"
+    asked, answered = labels.schemas(task)
+    patience_seconds = streaming.patience_seconds
+    # What is known to be there is waited for by other rules than what may come.
+    known = streaming.model_copy(update={"linger_seconds": math.inf, "patience_seconds": EMPTY_SECONDS})
+    questions = log_source(url, asked, client, state, known)
+    try:
+        answers = log_source(labels.source, answered, f"{client}-labels", state / "labels", streaming)
+    except BaseException:
+        questions.close()
+        raise
+    return labels.joined(task, questions, answers, patience_seconds=patience_seconds)
+
+
+def _check_late(url: str, answers: str, rows: Rows) -> None:
+    """Refuse labels that come later where rows are no records of a log, or are made before their turn."""
+    for one, key in ((url, "source"), (answers, "labels.source")):
+        if one.startswith(("table:", DATASET, RING)):
+            raise SettingsError(
+                f"labels that come later, and the rows they belong to, must be read from a log, got {one!r}; name a "
+                "kafka: or file: stream, or leave labels.source out",
+                key=key,
+            )
+    if rows.prefetch:
+        raise SettingsError(
+            f"rows whose labels come later are not made ahead, got rows.prefetch = {rows.prefetch}: the model must say "
+            "what it expects as it stands; set rows.prefetch to 0",
+            key="rows.prefetch",
+        )
+
+
+def log_source(url: str, schema: Schema, client: str, state: Path, streaming: Streaming) -> LogSource | GroupSource:
     """The stream that a URL names, read by this process; with a group and no partition, what its group gives it.
 
     Raises:
@@ -138,20 +193,20 @@ def log_source(url: str, task: Task, client: str, state: Path, streaming: Stream
     if named.scheme != "kafka":
         place = state / "dead-letters"
         letters = FileLog.open(place, id=f"{client}-dead-letters", fsync=FsyncPolicy.always(), create=True)
-    dead_letters = LogDeadLetters(letters, schema=schema_id(task.schema), limit=streaming.rejects)
+    dead_letters = LogDeadLetters(letters, schema=schema_id(schema), limit=streaming.rejects)
     linger_seconds, patience_seconds = streaming.linger_seconds, streaming.patience_seconds
     if isinstance(log, KafkaLog) and log.connection.group and not named.partitions:
         return GroupSource(
             log.reader(named.topic, ()),
             f"{log.id}/{named.topic}",
-            codecs(task, choice),
+            choice.for_schema(schema),
             dead_letters=dead_letters,
             linger_seconds=linger_seconds,
             patience_seconds=patience_seconds,
         )
     return LogSource(
         log.reader(named.topic, partitions_of(log, named)),
-        codecs(task, choice),
+        choice.for_schema(schema),
         dead_letters=dead_letters,
         linger_seconds=linger_seconds,
         patience_seconds=patience_seconds,

@@ -15,6 +15,7 @@ from pydantic import Field
 from fedmb.batch.rows import Rows
 from fedmb.federation.client import learnt
 from fedmb.federation.client_source import Streaming, open_source
+from fedmb.federation.label_source import Labels
 from fedmb.federation.replaying import Replaying
 from fedmb.section import Section
 from fedmb.training.device import computing, training_device
@@ -48,6 +49,7 @@ class ClientSettings(Section):
     training: Training = Training()
     """How to train where the server does not say; its micro_size, which only costs, holds in any case."""
     streaming: Streaming = Streaming()
+    labels: Labels = Labels()
     replay: Replaying = Replaying()
     rows: Rows = Rows()
 
@@ -100,6 +102,7 @@ def trainer_for(settings: ClientSettings, *, seed: int, training: Mapping[str, A
         streaming=settings.streaming,
         replaying=settings.replay,
         rows=settings.rows,
+        labels=settings.labels,
     )
     try:
         return LocalUpdate(
@@ -111,6 +114,7 @@ def trainer_for(settings: ClientSettings, *, seed: int, training: Mapping[str, A
             directory=settings.directory,
             device=training_device(settings.device),
             stream=opened.stream,
+            labels=opened.labels,
         )
     except BaseException:
         opened.source.close()

@@ -9,7 +9,9 @@ import numpy as np
 
 from fedmb.errors import ShapeError
 from fedmb.sizing.noise_scale import heterogeneity, noise_of
+from fedmb.telemetry.delayed_score import DELAYED
 from fedmb.telemetry.prequential import prequential_means
+from fedmb.training.delayed_labels import LABELS
 from fedmb.update import added
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ def monitored(updates: Sequence[Update], before: Arrays, after: Arrays) -> dict[
     - `joules_measured`, `joules_modelled`: energy, only where every client knows its own;
     - `prequential_loss`, `prequential_accuracy`, …: fresh rows of streams before they were learnt, over the last rows
       of each client (`training.prequential.window`); `fading_loss`, …: over all, with fading weights;
+    - `delayed_prequential_loss`, `delayed_fading_loss`, …: the same of what the model said before labels that come
+      later were there; `labels_waiting`, `labels_expired`, `labels_orphaned`: questions that wait for one, those that
+      got none in time, and answers without a question, since the streams began;
     - `noise`, `dissimilarity`: see `across_clients`.
     """
     _, sums = summed(updates)
@@ -50,6 +55,9 @@ def monitored(updates: Sequence[Update], before: Arrays, after: Arrays) -> dict[
     for name in ("joules_measured", "joules_modelled"):
         if updates and all(name in update.sums for update in updates):
             figures[name] = sums[name]
+    figures |= {name: value for name, value in sums.items() if name.startswith(LABELS)}
+    said = {name.removeprefix(DELAYED): value for name, value in sums.items() if name.startswith(DELAYED)}
+    figures |= {DELAYED + name: mean for name, mean in prequential_means(said).items()}
     return figures | prequential_means(sums) | across_clients(updates, before)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedmb.batch.source import BatchSource
+    from fedmb.training.delayed_labels import DelayedLabels
     from fedmb.training.recipe import Training
     from fedmb.training.task import Task
 
@@ -44,6 +45,7 @@ class LocalUpdate:
         directory: where what stays with the client outlives the process; None keeps it in memory.
         device: where the model is trained.
         stream: the stream inside the source, where there is one.
+        labels: the same, where its labels come later: this model's predictions are scored when they are there.
         ranks: this process among those that torchrun started for the client; every rank calls `run` alike, and
             rank 0's source, arrays and update count.
     """
@@ -59,11 +61,13 @@ class LocalUpdate:
         directory: Path | None = None,
         device: torch.device | None = None,
         stream: LiveStream | None = None,
+        labels: DelayedLabels | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         self.task = task
         self.source = source
         self.stream = stream
+        self.labels = labels
         self.training = training
         self.client = client
         self.seed = seed
@@ -71,6 +75,8 @@ class LocalUpdate:
         self.ranks = ranks or Ranks()
         with torch.random.fork_rng(devices=[]):  # the model's first numbers are overwritten each round
             self.model = training.build_model(task).to(self.device)
+        if labels is not None:
+            labels.score_with(self.model, training.prequential, self.device)
         stay = set(self.model.state_dict()) - travelling(self.model, training.norm_travels)
         self._local = LocalArrays(stay if training.norm_travels != "all" else (), directory)
         self._pacing = training.build_pacing(self.model, source)
@@ -126,6 +132,8 @@ class LocalUpdate:
             torch.manual_seed(torch_seed(self.seed, self.client, base_version, "train"))
             learnt = trainer.run(budget, until_alarm=terms.until_alarm)
         sums = learnt.sums() | (trainer.watch.sums() if trainer.watch is not None else {})
+        if self.labels is not None:
+            sums |= self.labels.sums()
         if trainer.stats.trace is not None:
             sums["trace_units"] = trainer.stats.trace * learnt.units
         if spent.joules is not None and (now := self._meter.used()).joules is not None:

@@ -44,6 +44,17 @@ def test_scores_of_streams_are_divided_once_over_clients_and_absent_without_a_st
     assert not any("prequential" in name for name in monitored([update("table", 0.0)], BEFORE, BEFORE))
 
 
+def test_what_was_said_before_late_labels_stands_beside_what_would_be_said_by_now():
+    late = {"delayed_prequential_units": 10.0, "delayed_prequential_loss": 40.0, "labels_waiting": 3.0}
+    one = update("a", 0.0, prequential_units=10.0, prequential_loss=20.0, **late)
+    other = update("b", 0.0, prequential_units=30.0, prequential_loss=20.0, labels_waiting=2.0)
+    figures = monitored([one, other], BEFORE, BEFORE)
+
+    assert (figures["prequential_loss"], figures["delayed_prequential_loss"]) == (1.0, 4.0)
+    assert figures["labels_waiting"] == 5.0
+    assert not any("units" in name for name in figures)
+
+
 def test_alarms_are_named_by_client():
     clients = [update("a", 0.0, alarms=2.0), update("b", 0.0, alarms=0.0), update("table", 0.0)]
 
