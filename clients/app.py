@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 
 from fedmb.federation.client import reply_to
 from fedmb.federation.deployed_client import ClientSettings
-from fedmb.federation.deployed_client import train as learn
+from fedmb.launch.device_ranks import learn
 from fedmb.settings import load
 from fedmb.telemetry.log_lines import show_log_lines
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedmb.batch.rows import Rows
 from fedmb.federation.client import learnt
@@ -18,7 +18,9 @@ from fedmb.federation.client_source import Streaming, open_source
 from fedmb.federation.label_source import Labels
 from fedmb.federation.replaying import Replaying
 from fedmb.section import Section
+from fedmb.training.absent_source import AbsentSource, described
 from fedmb.training.device import computing, training_device
+from fedmb.training.distributed import Ranks
 from fedmb.training.local_update import LocalUpdate
 from fedmb.training.recipe import Training
 from fedmb.training.task import load_task
@@ -26,7 +28,9 @@ from fedmb.training.task import load_task
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fedmb.federation.client_source import ClientSource
     from fedmb.federation.wire import Instruction
+    from fedmb.training.task import Task
     from fedmb.update import Update
 
 
@@ -46,6 +50,8 @@ class ClientSettings(Section):
     """Threads of torch; with another number the last bits of a result may differ."""
     device: str = "auto"
     """Where to train: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
+    devices: int = Field(default=1, ge=1)
+    """Devices that step as one: a process for each, with its GPU, or with its threads on the CPU."""
     training: Training = Training()
     """How to train where the server does not say; its micro_size, which only costs, holds in any case."""
     streaming: Streaming = Streaming()
@@ -53,47 +59,85 @@ class ClientSettings(Section):
     replay: Replaying = Replaying()
     rows: Rows = Rows()
 
+    @model_validator(mode="after")
+    def _not_one_of_several(self) -> ClientSettings:
+        if self.devices > 1 and ":" in self.device:
+            raise ValueError(
+                f"several devices are cpu, cuda or auto, got devices {self.devices} and device {self.device}; leave "
+                "out its number"
+            )
+        return self
+
     @property
     def directory(self) -> Path:
         """Where the client keeps what it needs between messages."""
         return self.state or Path("state") / self.name
 
 
-def train(settings: ClientSettings, instruction: Instruction) -> Update:
+def train(settings: ClientSettings, instruction: Instruction, ranks: Ranks | None = None) -> Update:
     """Learn as the server asks, with a source opened for this message alone.
 
     The source is closed before this returns: the next message's process may start while this one still ends, and the
-    replay ring has one owner.
+    replay ring has one owner. On several ranks every one calls this alike, and rank 0's update counts.
 
     Raises:
         FedmbError: settings, data or the instruction break a rule, or the model diverged.
     """
     with computing(threads=settings.threads, repeatable=True):
-        trainer = trainer_for(settings, seed=instruction.seed, training=instruction.training)
+        trainer = trainer_for(settings, seed=instruction.seed, training=instruction.training, ranks=ranks)
         try:
             return learnt(trainer, instruction)
         finally:
             trainer.source.close()
 
 
-def trainer_for(settings: ClientSettings, *, seed: int, training: Mapping[str, Any] | None = None) -> LocalUpdate:
+def trainer_for(
+    settings: ClientSettings,
+    *,
+    seed: int,
+    training: Mapping[str, Any] | None = None,
+    ranks: Ranks | None = None,
+) -> LocalUpdate:
     """The client's training, with its source opened; the caller closes the source.
 
     Args:
         settings: the client's own.
         seed: seed of the run.
         training: the server's way to train, a `Training` as a table; None leaves the client's.
+        ranks: this process among those of the client; every one of them calls this, and rank 0 opens the source.
 
     Raises:
         SettingsError: the task cannot be imported, this machine has no such device, or the source's URL breaks a rule.
         ShapeError: a table's columns are not the task's.
         AlreadyOwned: another live process has the client's ring.
     """
+    ranks = ranks or Ranks(device=training_device(settings.device))
     task = load_task(settings.task)
     chosen = settings.training
     if training is not None:
         chosen = Training.model_validate({**training, "micro_size": chosen.micro_size or training.get("micro_size")})
-    opened = open_source(
+    opened = _opened(settings, task, seed) if ranks.is_first else None
+    description = ranks.told(described(opened.source) if opened else None)
+    source = opened.source if opened else AbsentSource(description)
+    try:
+        return LocalUpdate(
+            task,
+            source,
+            chosen,
+            client=settings.name,
+            seed=seed,
+            directory=settings.directory if ranks.is_first else None,
+            stream=opened.stream if opened else None,
+            labels=opened.labels if opened else None,
+            ranks=ranks,
+        )
+    except BaseException:
+        source.close()
+        raise
+
+
+def _opened(settings: ClientSettings, task: Task, seed: int) -> ClientSource:
+    return open_source(
         settings.source,
         task,
         client=settings.name,
@@ -104,18 +148,3 @@ def trainer_for(settings: ClientSettings, *, seed: int, training: Mapping[str, A
         rows=settings.rows,
         labels=settings.labels,
     )
-    try:
-        return LocalUpdate(
-            task,
-            opened.source,
-            chosen,
-            client=settings.name,
-            seed=seed,
-            directory=settings.directory,
-            device=training_device(settings.device),
-            stream=opened.stream,
-            labels=opened.labels,
-        )
-    except BaseException:
-        opened.source.close()
-        raise

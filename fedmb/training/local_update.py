@@ -43,7 +43,7 @@ class LocalUpdate:
         client: name of the client; keys its random numbers and its position.
         seed: seed of the run.
         directory: where what stays with the client outlives the process; None keeps it in memory.
-        device: where the model is trained.
+        device: where the model is trained; the CPU, or its rank's, if left out.
         stream: the stream inside the source, where there is one.
         labels: the same, where its labels come later: this model's predictions are scored when they are there.
         ranks: this process among those that torchrun started for the client; every rank calls `run` alike, and
@@ -71,8 +71,13 @@ class LocalUpdate:
         self.training = training
         self.client = client
         self.seed = seed
-        self.device = device or torch.device("cpu")
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or Ranks(device=device)
+        self.device = device or self.ranks.device
+        if self.device != self.ranks.device:
+            raise SettingsError(
+                f"a rank trains on the device that it was joined with, got {self.device} for a rank on "
+                f"{self.ranks.device}; leave out device"
+            )
         with torch.random.fork_rng(devices=[]):  # the model's first numbers are overwritten each round
             self.model = training.build_model(task).to(self.device)
         if labels is not None:

@@ -148,14 +148,20 @@ class TrainStep:
             seen = (self._backward(shard, total, even=even),)
         elif len(shard):
             seen = self.split.run(shard, lambda micro: self._backward(micro, total, even=even), self.model)
+        if self.ranks.count > 1:
+            groups = self._added_up(shard, total, even=even, measure=measure)
         verdict, norm = self._update()
         if verdict is not Verdict.OK:
-            if self._buffers is not None:
-                self._buffers.restore()
-            if verdict is Verdict.ROLLBACK and self.rollback is not None:
-                self.rollback.restore()
+            self._go_back(verdict)
             return StepReport(len(batch), 0.0, (), verdict, norm, groups)
         return StepReport(len(batch), total, seen, verdict, norm, groups)
+
+    def _go_back(self, verdict: Verdict) -> None:
+        """Take a refused batch out of running statistics, and the steps before it where the guard says so."""
+        if self._buffers is not None:
+            self._buffers.restore()
+        if verdict is Verdict.ROLLBACK and self.rollback is not None:
+            self.rollback.restore()
 
     def _measured(self, batch: MiniBatch, total: float, *, even: bool) -> tuple[list[Seen], Groups | None]:
         """The backward passes of at least two parts, with the norms of their gradients."""
@@ -168,6 +174,16 @@ class TrainStep:
             return seen
 
         return self.split.run(batch, backward, self.model, most=max(1, (len(batch) + 1) // 2)), norms.report()
+
+    def _added_up(self, shard: MiniBatch, total: float, *, even: bool, measure: bool) -> Groups | None:
+        """Make every rank's gradients those of the whole batch; answers the norms of the shards where wanted."""
+        if not measure:
+            self.ranks.add_up(self._parameters)  # before unscaling, so that every rank sees every overflow
+            return None
+        norms = GroupNorms(self._parameters, total, scale=self.precision.scale)
+        norms.add(float(len(shard)) if even else float(shard.effective_units().sum(dtype="float64")))
+        self.ranks.add_up(self._parameters)
+        return norms.report_of_ranks(self.ranks)
 
     def _backward(self, micro: MiniBatch, total: float, *, even: bool) -> Seen:
         rows = tensors(micro, self.device)
@@ -191,7 +207,6 @@ class TrainStep:
 
     def _update(self) -> tuple[Verdict, Tensor | None]:
         """Edit and judge the gradients, then step, skip or go back."""
-        self.ranks.add_up(self._parameters)  # before unscaling, so that every rank sees every overflow
         if not self._plain:
             self.precision.unscale(self.optimizer)
         for edit in self.edits:
