@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedmb.batch.minibatch import Column
 from fedmb.errors import NotEnoughData, SettingsError, ShapeError
+from fedmb.ledger import Ledger, Position, StreamPartition
 from fedmb.replay.ring import Ring
 
 SCHEMA = {"x": Column("float32", (2,)), "y": Column("int64")}
@@ -182,6 +183,78 @@ def test_statistics_are_a_frozen_snapshot(make_ring):
     assert before.num_bytes >= 5 * 16
     with pytest.raises(AttributeError):
         before.kept = 9
+
+
+def test_statistics_say_how_rows_lie(make_ring):
+    small, large = make_ring(5), make_ring(5, {"image": Column("uint8", (100, 100))})
+
+    assert (small.statistics().layout, small.statistics().row_bytes) == ("rows", 16)
+    assert (large.statistics().layout, large.statistics().row_bytes) == ("columns", 10_000)
+
+
+def test_a_row_appended_alone_is_the_row_of_a_batch(make_ring):
+    one, other = make_ring(5), make_ring(5)
+
+    for first in range(12):
+        batch = rows(first, first + 1)
+        assert one.append_row([batch["x"][0], batch["y"][0]]) == first
+        other.append(batch)
+
+    assert one.kept == other.kept == range(7, 12)
+    numbers = np.array(one.kept)
+    assert all(np.array_equal(one.gather(numbers)[name], other.gather(numbers)[name]) for name in SCHEMA)
+
+
+def test_a_row_that_is_refused_leaves_every_row_where_it_was(make_ring):
+    ring = make_ring(5)
+    ring.append(rows(0, 7))
+
+    for wrong in ([1.0, 7], [np.zeros(2, np.float32)], [np.zeros(2, np.float32), 0.5]):
+        with pytest.raises(ShapeError):
+            ring.append_row(wrong)
+
+    assert ring.kept == range(2, 7)
+    assert np.array_equal(ring.gather(np.arange(2, 7))["x"], rows(2, 7)["x"])
+
+
+def ledger(offset: int) -> Ledger:
+    return Ledger({StreamPartition("log", "meter", 3): Position(offset, 1)})
+
+
+def test_a_ledger_becomes_valid_with_its_rows(make_ring):
+    ring = make_ring(5)
+    assert ring.ledger == Ledger()
+
+    ring.append(rows(0, 3), ledger=ledger(3))
+    with pytest.raises(ShapeError):
+        ring.append({}, ledger=ledger(4))
+    assert ring.ledger == ledger(3)
+    ring.append(rows(3, 4))
+    ring.append_row([np.zeros(2, np.float32), 4])
+    assert ring.ledger == ledger(3)
+    ring.append(rows(0, 0), ledger=ledger(9))
+    assert (ring.ledger, ring.appended) == (ledger(9), 5)
+
+
+def test_a_rewind_forgets_a_ledger_unless_it_is_told_one(make_ring):
+    ring = make_ring(5)
+    ring.append(rows(0, 4), ledger=ledger(4))
+
+    ring.rewind(4)
+    assert ring.ledger == ledger(4)
+    ring.rewind(3)
+    assert ring.ledger == Ledger()
+    ring.rewind(2, ledger=ledger(2))
+    assert ring.ledger == ledger(2)
+
+
+def test_a_ledger_of_too_many_partitions_is_refused_and_nothing_is_appended(make_ring):
+    ring = make_ring(5)
+    many = Ledger({StreamPartition("log", "meter", number): Position(number) for number in range(2000)})
+
+    with pytest.raises(SettingsError, match="of 2000 partitions"):
+        ring.append(rows(0, 2), ledger=many)
+    assert (ring.appended, ring.ledger) == (0, Ledger())
 
 
 def test_a_closed_ring_says_so(make_ring):

@@ -13,6 +13,7 @@ import pytest
 
 from fedmb.batch.minibatch import Column
 from fedmb.errors import AlreadyOwned, CorruptRing, SettingsError, VersionMismatch
+from fedmb.ledger import Ledger, Position, StreamPartition
 from fedmb.replay.ring import Ring
 from fedmb.replay.ring_commit import COUNTS, SLOT_BYTES
 from fedmb.replay.ring_file import ring_head
@@ -61,6 +62,60 @@ def test_a_ring_comes_back_as_it_was_closed(path):
     assert ring.append(rows(20, 22)) == range(20, 22)
     ring.flush()
     ring.close()
+
+
+def test_a_ledger_comes_back_with_its_rows(path):
+    ledger = Ledger({StreamPartition("log", "meter", number): Position(number, 5) for number in range(300)})
+    ring = Ring.mapped(path, SCHEMA, 8)
+    ring.append(rows(20, 22), ledger=ledger)
+    ring.append(rows(22, 25))
+    ring.close()
+
+    ring = Ring.mapped(path, SCHEMA, 8)
+    assert (ring.ledger, ring.kept) == (ledger, range(17, 25))
+    ring.close()
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_a_file_stays_as_it_is_laid_out(tmp_path, layout):
+    Ring.mapped(tmp_path / "ring", SCHEMA, 8, layout=layout).close()
+
+    ring = Ring.mapped(tmp_path / "ring", SCHEMA, 8)
+
+    assert ring.statistics().layout == layout
+    ring.close()
+    other = {"rows": "columns", "columns": "rows"}[layout]
+    with pytest.raises(SettingsError, match=rf"layout {layout} \(wanted {other}\)"):
+        Ring.mapped(tmp_path / "ring", SCHEMA, 8, layout=other)
+
+
+def test_commits_torn_anywhere_leave_rows_and_ledger_that_belong_together(tmp_path):
+    def at(number):
+        return Ledger({StreamPartition("log", "meter", 0): Position(number)})
+
+    ring = Ring.mapped(tmp_path / "whole", SCHEMA, 8)
+    for first in range(0, 6, 2):
+        ring.append(rows(first, first + 2), ledger=at(first + 2))
+    ring.close()
+    chance, content, found = random.Random(0), (tmp_path / "whole").read_bytes(), []
+    for _ in range(300):
+        torn = bytearray(content)
+        for _ in range(chance.choice([1, 1, 2])):
+            start = HEAD.commits + chance.choice([0, SLOT_BYTES]) + chance.randrange(80)
+            torn[start : start + chance.randrange(1, 40)] = chance.randbytes(1)
+        torn = torn[: chance.choice([len(content), len(content), HEAD.commits + SLOT_BYTES])]
+        (tmp_path / "torn").write_bytes(torn)
+        try:
+            ring = Ring.mapped(tmp_path / "torn", SCHEMA, 8)
+        except CorruptRing:
+            found.append(None)
+            continue
+        found.append(ring.appended)
+        assert ring.ledger == at(ring.appended)
+        assert ring.kept == range(ring.appended)
+        ring.close()
+
+    assert set(found) == {None, 4, 6}
 
 
 def test_columns_lie_on_cache_lines_and_commits_in_sectors_of_their_own():
