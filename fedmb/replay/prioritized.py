@@ -5,7 +5,6 @@ Source: Schaul et al. 2016, arXiv:1511.05952, sections 3.3 and 3.4.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -13,13 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from fedmb.errors import SettingsError
+from fedmb.replay.given_rows import LARGEST_PRIORITY
 from fedmb.replay.sampler import Draw, Priorities, Slots, checked_capacity
-from fedmb.replay.sum_tree import LARGEST, Kernels, SumTree
+from fedmb.replay.sum_tree import Kernels, SumTree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Beta: TypeAlias = float | Callable[[int], float]
+
+LARGEST_ALPHA = 2.0
+"""The paper uses 0.5 to 0.7; the largest priority allowed, to this power, can still be summed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,6 @@ class Annealed:
     def __call__(self, drawn: int) -> float:
         """Beta after `drawn` rows."""
         return self.start + (self.end - self.start) * min(1.0, drawn / self.rows)
-
-
-def _highest_priority(alpha: float) -> float:
-    """A bound of priorities, far above any loss: to the power of alpha, and summed, they stay finite."""
-    return math.pow(LARGEST, 1 / max(alpha, 1.0)) / 2
 
 
 class Prioritized:
@@ -90,22 +88,21 @@ class Prioritized:
         normalize: Literal["rows", "batch"] = "rows",
         kernels: Kernels = "auto",
     ) -> None:
-        if not 0 <= alpha < math.inf:
-            raise SettingsError(f"alpha must be 0 or more, got {alpha}", key="alpha")
+        if not 0 <= alpha <= LARGEST_ALPHA:
+            raise SettingsError(f"alpha must be 0 to {LARGEST_ALPHA:g}, got {alpha}", key="alpha")
         if not callable(beta) and not 0 <= beta <= 1:
             raise SettingsError(f"beta must be 0 to 1, got {beta}", key="beta")
-        if not 0 <= epsilon < _highest_priority(alpha):
+        if not 0 <= epsilon <= LARGEST_PRIORITY:
             raise SettingsError(f"epsilon must be finite and 0 or more, got {epsilon}", key="epsilon")
         if isinstance(initial, str) and initial != "max":
             raise SettingsError(f"initial must be 'max' or a priority, got {initial!r}", key="initial")
-        if not isinstance(initial, str) and not 0 <= initial < _highest_priority(alpha):
+        if not isinstance(initial, str) and not 0 <= initial <= LARGEST_PRIORITY:
             raise SettingsError(f"an initial priority must be finite and 0 or more, got {initial}", key="initial")
         if normalize not in {"rows", "batch"}:
             raise SettingsError(f"normalize must be rows or batch, got {normalize!r}", key="normalize")
         self._alpha = float(alpha)
         self._beta = beta
         self._epsilon = float(epsilon)
-        self._limit = _highest_priority(alpha)
         self._initial = initial
         self._stratified = stratified
         self._normalize = normalize
@@ -160,10 +157,10 @@ class Prioritized:
         if not len(slots):
             return
         lowest, highest = float(priorities.min()), float(priorities.max())
-        if not (lowest >= 0 and highest < self._limit):  # also where one is nan
+        if not (lowest >= 0 and highest <= LARGEST_PRIORITY):  # also where one is nan
             raise ValueError(
-                f"priorities must be 0 to {self._limit:.3g}, got {lowest} to {highest}; pass absolute values, and drop "
-                "rows whose loss is not finite"
+                f"priorities must be 0 to {LARGEST_PRIORITY:g}, got {lowest} to {highest}; pass absolute values, and "
+                "drop rows whose loss is not finite"
             )
         self._highest = max(self._highest, highest)
         self._tree.set(slots, (priorities + self._epsilon) ** self._alpha)

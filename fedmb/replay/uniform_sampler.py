@@ -61,7 +61,8 @@ class Uniform:
         """
         if not self._count:
             raise NotEnoughData(f"a draw of {size} rows needs a row to draw, got none; append some first")
-        drawn = random.integers(0, self._count, size)
+        # Half the time of `random.integers`; the chances of two of n rows differ by n / 2^53 of themselves at most.
+        drawn = (random.random(size) * self._count).astype(np.int64)
         return Draw(drawn if self._order is None else self._order.at(drawn), None)
 
     def reprioritize(self, slots: Slots, priorities: Priorities) -> None:

@@ -124,7 +124,7 @@ def test_beta_may_follow_the_rows_drawn():
     assert weights == pytest.approx([0.6, 1.0, 1.0, 1.0], rel=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [-1e-9, math.nan, math.inf, 1e300])
+@pytest.mark.parametrize("wrong", [-1e-9, math.nan, math.inf, 1.1e100])
 def test_priorities_that_are_negative_or_not_finite_are_refused_and_change_nothing(wrong):
     sampler = stored(0.6)
     before = sampler.tree.leaves.copy()
@@ -137,10 +137,10 @@ def test_priorities_that_are_negative_or_not_finite_are_refused_and_change_nothi
     assert sampler.state_dict()["highest"] == 40
 
 
-@pytest.mark.parametrize("alpha", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 2.0])
 def test_the_highest_priorities_allowed_can_be_summed(alpha):
     sampler = bound(Prioritized(alpha), 5000)
-    sampler.store(np.arange(5000), np.full(5000, 0.99 * sampler._limit))
+    sampler.store(np.arange(5000), np.full(5000, 1e100))
 
     assert np.isfinite(sampler.tree.total())
 
@@ -153,8 +153,8 @@ def test_rows_that_all_have_no_priority_cannot_be_drawn():
 @pytest.mark.parametrize(
     ("args", "options", "message"),
     [
-        ((-0.1,), {}, "alpha must be 0 or more"),
-        ((math.nan,), {}, "alpha must be 0 or more"),
+        ((-0.1,), {}, "alpha must be 0 to 2"),
+        ((math.nan,), {}, "alpha must be 0 to 2"),
         ((0.6, 1.5), {}, "beta must be 0 to 1"),
         ((0.6,), {"epsilon": -1.0}, "epsilon must be finite"),
         ((0.6,), {"initial": "mean"}, "'max' or a priority"),

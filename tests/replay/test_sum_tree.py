@@ -24,7 +24,7 @@ def filled(capacity, leaves, kernels="numpy"):
 
 def leaf_under(leaves, target):
     """The slow reference: the first leaf whose end lies behind the target."""
-    return next(slot for slot, end in enumerate(np.cumsum(leaves)) if end > target)
+    return int(np.flatnonzero(np.cumsum(leaves) > target)[0])
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
