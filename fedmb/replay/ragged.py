@@ -13,7 +13,7 @@ import numpy as np
 
 from fedmb.batch.collate import ANY_LENGTH, MASK_SUFFIX, Ragged
 from fedmb.batch.minibatch import Column
-from fedmb.errors import SettingsError, ShapeError
+from fedmb.errors import CorruptRing, SettingsError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,7 +98,16 @@ class RaggedStore:
         self._elements[: len(values) - head] = values[head:]
 
     def read(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Ragged:
-        """Fresh copies of the rows whose elements begin at these numbers."""
+        """Fresh copies of the rows whose elements begin at these numbers.
+
+        Raises:
+            CorruptRing: a length is none that was written.
+        """
+        if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= len(self._elements):
+            raise CorruptRing(
+                f"a ragged row must have 0 to {len(self._elements)} elements, got {lengths.min()} to {lengths.max()}; "
+                "delete the ring's file to begin with an empty memory"
+            )
         numbers, offsets = _numbers(starts, lengths)
         return Ragged(self._elements.take(numbers % len(self._elements), axis=0), offsets)
 

@@ -9,7 +9,7 @@ import pytest
 
 from fedmb.batch.collate import ANY_LENGTH, Ragged
 from fedmb.batch.minibatch import Column
-from fedmb.errors import SettingsError, ShapeError
+from fedmb.errors import CorruptRing, SettingsError, ShapeError
 from fedmb.replay.ragged import RaggedColumn, RaggedStore, chosen, joined, padded_columns
 from fedmb.replay.row_store import RowStore
 
@@ -55,6 +55,12 @@ def test_reading_no_row_gives_none():
     rows = store().read(np.empty(0, np.int64), np.empty(0, np.int64))
 
     assert (len(rows), rows.values.dtype) == (0, np.int32)
+
+
+@pytest.mark.parametrize("length", [-1, 8, 1 << 60])
+def test_a_length_that_nobody_wrote_is_refused(length):
+    with pytest.raises(CorruptRing, match="must have 0 to 7 elements"):
+        store().read(np.zeros(2, np.int64), np.array([1, length]))
 
 
 @pytest.mark.parametrize(
