@@ -11,6 +11,8 @@
      ├─ CorruptLog        a log segment holds bytes that its checksum refutes
      ├─ CorruptRing       a replay ring's file cannot be trusted
      ├─ CorruptCheckpoint a checkpoint's bytes differ from its digest
+     ├─ CorruptSnapshot   a replay table's snapshot cannot be trusted
+     ├─ RateLimited       a replay table's limiter let an insert or a sample wait past its deadline
      ├─ RecordsGone       records that a ledger still needs are no longer in the log
      ├─ TooManyRejected   more records were set aside than a stream in order would have
      ├─ Unreachable       a broker or registry does not answer; trying again may help
@@ -93,6 +95,23 @@ class CorruptRing(FedmbError):  # noqa: N818
 
 class CorruptCheckpoint(FedmbError):  # noqa: N818
     """A checkpoint's bytes differ from its digest."""
+
+
+class CorruptSnapshot(FedmbError):  # noqa: N818
+    """A replay table's snapshot cannot be trusted: its bytes differ from their checksum, or are no snapshot."""
+
+
+class RateLimited(FedmbError):  # noqa: N818
+    """A replay table's limiter let an insert or a sample wait past its deadline; trying again later may help.
+
+    Args:
+        message: what was waited for, how far it came and what to change.
+        side: "insert" or "sample".
+    """
+
+    def __init__(self, message: str, *, side: str) -> None:
+        super().__init__(message)
+        self.side = side
 
 
 class RecordsGone(FedmbError):  # noqa: N818

@@ -28,6 +28,8 @@ CODES: dict[type[errors.FedmbError], ExitCode] = {
     errors.CorruptLog: ExitCode.CORRUPT,
     errors.CorruptRing: ExitCode.CORRUPT,
     errors.CorruptCheckpoint: ExitCode.CORRUPT,
+    errors.CorruptSnapshot: ExitCode.CORRUPT,
+    errors.RateLimited: ExitCode.FAILED,
     errors.AlreadyOwned: ExitCode.OWNED,
     errors.Diverged: ExitCode.DIVERGED,
     errors.RecordsGone: ExitCode.GONE,
