@@ -42,7 +42,7 @@ class NStep:
         next_columns: columns that say what followed a row: its next observation.
         terminated: column of bool; the episode ended and there is nothing more to come.
         truncated: column of bool; the episode was cut short. None: none is.
-        of_reward: what each step's reward counts as, applied to an array of rewards `(rows, steps, ...)` before
+        of_reward: what each step's reward counts as, applied to an array of rewards `(steps, rows, ...)` before
             they are summed: clipping, or a scale that changes as learning goes on. None: itself.
         discount_column: the name under which the factor is given, float32 `(size,)`.
         num_streams: environments whose rows come in turn; see `fedmb.replay.reader`.
@@ -107,26 +107,25 @@ class NStep:
     def read(self, view: TableView, slots: NDArray[np.int64], random: np.random.Generator) -> dict[str, NDArray[Any]]:
         """The returns."""
         numbers = row_numbers(view, slots)
-        steps = np.arange(len(self._powers) - 1)
-        rows = numbers[:, None] + steps * self._num_streams
+        rows = numbers + (np.arange(len(self._powers) - 1) * self._num_streams)[:, None]  # (steps, rows)
         is_there = rows < view.appended
-        places = np.where(is_there, rows, numbers[:, None]) % view.capacity
+        places = np.where(is_there, rows, numbers) % view.capacity
         ends = np.zeros(rows.shape, np.bool_)
         for name in self._ends:
             ends |= view.column(name)[places] != 0
         # A step counts while no step before it has ended the episode.
         counts = is_there
-        counts[:, 1:] &= ~np.logical_or.accumulate(ends, axis=1)[:, :-1]
-        num_steps = counts.sum(axis=1)
-        last = places[np.arange(len(slots)), num_steps - 1]
+        counts[1:] &= ~np.logical_or.accumulate(ends)[:-1]
+        num_steps = counts.sum(axis=0)
+        last = places[num_steps - 1, np.arange(len(slots))]
 
         columns = view.read(slots)
         rewards = view.column(self._reward)[places]
         dtype = _float_type(rewards.dtype)
         if self._of_reward:
             rewards = self._of_reward(rewards)
-        factors = np.where(counts, self._powers[:-1], 0)
-        columns[self._reward] = np.einsum("st,st...->s...", factors, rewards.astype(np.float64)).astype(dtype)
+        factors = np.where(counts, self._powers[:-1, None], 0)
+        columns[self._reward] = np.einsum("ts,ts...->s...", factors, rewards.astype(np.float64)).astype(dtype)
         for name in self._from_last:
             columns[name] = view.column(name)[last]
         terminated = columns[self._ends[0]] != 0

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 NEXT = "next_"
 OBSERVATION = "observation"
+FEW = 3  # environments; beyond, one call for all of them (7 us) costs less than one for each (1.7 us)
 
 
 class PrioritizedSamples(NamedTuple):
@@ -96,6 +97,8 @@ class TableReplayBuffer(ReplayBuffer):
         self._env: VecNormalize | None = None
         self._seed = int(np.random.randint(2**31))  # noqa: NPY002  # the generator that stable-baselines3 seeds
         self._schema = self._row_schema()
+        self._step = [((n_envs, *column.shape), np.dtype(column.dtype)) for column in self._schema.values()][:-2]
+        self._no_cut = [False] * n_envs
         self.table = self._made()
 
     def add(
@@ -108,17 +111,23 @@ class TableReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """Copy one step of every environment in."""
-        columns = {**self._flat("", obs), **self._flat(NEXT, next_obs), "action": action, "reward": reward}
-        ended = np.asarray(done, np.bool_)
-        timed_out = np.zeros(self.n_envs, np.bool_)
-        if self.handle_timeout_termination and ended.any():
-            timed_out[:] = [info.get("TimeLimit.truncated", False) for info in infos]
-        columns |= {"terminated": ended & ~timed_out, "truncated": ended & timed_out}
-        rows = {
-            name: np.asarray(columns[name]).reshape(self.n_envs, *column.shape).astype(column.dtype, copy=False)
-            for name, column in self._schema.items()
-        }
-        self.table.append(rows)
+        given = [*self._arrays(obs), action, reward, *self._arrays(next_obs)]
+        steps = [
+            array if array.shape == shape and array.dtype == dtype else np.asarray(array).reshape(shape).astype(dtype)
+            for array, (shape, dtype) in zip(given, self._step, strict=True)
+        ]
+        ended = np.asarray(done).tolist()
+        cut = self._no_cut
+        if self.handle_timeout_termination and True in ended:
+            cut = [bool(info.get("TimeLimit.truncated")) for info in infos]
+        terminated = [over and not late for over, late in zip(ended, cut, strict=True)]
+        truncated = [over and late for over, late in zip(ended, cut, strict=True)]
+        if self.n_envs <= FEW:
+            for env in range(self.n_envs):
+                self.table.append_row([*[array[env] for array in steps], terminated[env], truncated[env]])
+        else:
+            steps += [np.array(terminated, np.bool_), np.array(truncated, np.bool_)]
+            self.table.append(dict(zip(self._schema, steps, strict=True)))
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full = True
@@ -187,10 +196,9 @@ class TableReplayBuffer(ReplayBuffer):
         space = self.observation_space
         return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
 
-    def _flat(self, prefix: str, observations: NDArray[Any] | dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        if isinstance(observations, dict):
-            return {f"{prefix}{OBSERVATION}.{key}": column for key, column in observations.items()}
-        return {prefix + OBSERVATION: observations}
+    def _arrays(self, observations: Any) -> list[NDArray[Any]]:
+        """In the order of the schema."""
+        return [observations[key] for key in self._spaces()] if isinstance(observations, dict) else [observations]
 
     def _normalized(self, rewards: NDArray[Any]) -> NDArray[Any]:
         return self._normalize_reward(rewards, self._env)
