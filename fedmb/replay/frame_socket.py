@@ -27,12 +27,20 @@ class FrameSocket:
         self._read = memoryview(bytearray(_READ_BYTES))
         self._timeout = connection.gettimeout()
 
+    def wait_for(self, timeout: float | None) -> None:
+        """Let everything that follows take so long at most; None is without end."""
+        if timeout != self._timeout:  # it costs a system call
+            self._socket.settimeout(timeout)
+            self._timeout = timeout
+
     def send(self, message: bytes) -> None:
         """Send frames, padded as `frames` expects them.
 
         Raises:
             OSError: the other end has gone, or reads nothing.
         """
+        if self._timeout == 0:
+            self.wait_for(None)
         self._socket.sendall(message.ljust(padded(len(message)), b"\0"))
 
     def receive(self, timeout: float | None = None) -> bytes:
@@ -43,12 +51,9 @@ class FrameSocket:
             DecodeError: a frame is longer than allowed.
             OSError: the other end has gone.
         """
-        flags = socket.MSG_DONTWAIT if timeout == 0 else 0
-        if not flags and timeout != self._timeout:
-            self._socket.settimeout(timeout)
-            self._timeout = timeout
+        self.wait_for(timeout)
         while not (whole := self._whole()):
-            count = self._socket.recv_into(self._read, 0, flags)
+            count = self._socket.recv_into(self._read)
             if count == 0:
                 return b""
             self._begun += self._read[:count]
@@ -59,7 +64,8 @@ class FrameSocket:
     def is_open(self) -> bool:
         """Whether the other end has not closed, as far as that shows without reading."""
         try:
-            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+            self.wait_for(0)
+            return self._socket.recv(1, socket.MSG_PEEK) != b""
         except BlockingIOError:
             return True
         except OSError:

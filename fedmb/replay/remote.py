@@ -255,6 +255,7 @@ class _Asker:
 
     def _asked(self, question: bytes, timeout: float | None) -> Frame:
         stream = self._stream = self._stream or self._connection.open("Ask", Wanted(1, 1))
+        self._connection.check_open()
         stream.send(question)
         while True:
             try:

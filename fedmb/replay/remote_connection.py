@@ -99,6 +99,15 @@ class Connection:
             )
         return self._over_grpc(name)
 
+    def check_open(self) -> None:
+        """Called once a new stream stands where `close` will find it.
+
+        Raises:
+            Unreachable: this was closed meanwhile.
+        """
+        if self._closed.is_set():
+            raise Unreachable("a client must be open to be used, it was closed; make another")
+
     def retry(self, action: Callable[[], T], forget: Callable[[], None], deadline: float) -> T:
         """What `action` answers; when the service has gone, `forget` the stream and try again, for a while.
 

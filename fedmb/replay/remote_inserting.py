@@ -211,6 +211,7 @@ class Inserter:
             slot_bytes = rounded(self._part_rows * self._form.row_bytes, PAD) + 8 * self._part_rows
             stream = self._stream = self._connection.open("Write", Wanted(WINDOW, slot_bytes))
             self._free, self._slots = deque(range(WINDOW)), {}
+            self._connection.check_open()
         for one in self._under_way:
             if one.sent is not stream:
                 stream.send(self._framed(one, stream))

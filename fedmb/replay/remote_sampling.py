@@ -148,6 +148,7 @@ class Puller:
         stream = self._connection.open("Sample", Wanted(num_slots, slot_bytes))
         self._stream, self._slots = stream, Slots(stream.arena, max(1, self._depth // 2)) if stream.arena else None
         self._asked.clear()
+        self._connection.check_open()
         return stream
 
     def _forget(self) -> None:

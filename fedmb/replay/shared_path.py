@@ -44,7 +44,7 @@ class SharedStream:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._stream = FrameSocket(connection, _MOST)
         try:
-            connection.settimeout(CONNECT_SECONDS)
+            self._stream.wait_for(CONNECT_SECONDS)
             connection.connect(f"\0{share.get('socket')}")
             said = hello._replace(ticket=str(share.get("ticket"))).encoded().decode()
             asked = {"hello": said, "stream": name, "slots": wanted.num_slots, "slot_bytes": wanted.slot_bytes}
