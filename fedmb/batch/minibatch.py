@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
@@ -50,7 +51,7 @@ def check_columns(columns: Columns, schema: Schema) -> int:
         raise ShapeError(f"columns must be {sorted(schema)}, got {sorted(columns)}; rename or drop the others")
     lengths = set()
     for name, array in columns.items():
-        found = Column(array.dtype.name, array.shape[1:])
+        found = Column(_name(array.dtype), array.shape[1:])
         if array.ndim == 0 or found != schema[name]:
             wanted = schema[name]
             raise ShapeError(
@@ -61,6 +62,12 @@ def check_columns(columns: Columns, schema: Schema) -> int:
     if len(lengths) > 1:
         raise ShapeError(f"columns must be of equal length, got lengths {sorted(lengths)}")
     return lengths.pop() if lengths else 0
+
+
+@lru_cache(maxsize=256)
+def _name(dtype: np.dtype[Any]) -> str:
+    """Name of a dtype, which NumPy makes up anew each time: 2 us a column, more than storing it."""
+    return dtype.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,13 +149,16 @@ class RingRows:
 
     def write(self, columns: Mapping[str, Any], count: int, kept: range, skipped: int) -> None:
         """Copy rows in behind the newest of `kept`, without the first `skipped` of them."""
+        slot = (kept.stop + skipped) % self._capacity
+        if not self._elements and not skipped and slot + count <= self._capacity:  # nearly always
+            self.store.write(slice(slot, slot + count), columns)
+            return
         written: dict[str, NDArray[Any]] = {name: columns[name][skipped:] for name in self.layout.plain}
         for name, elements in self._elements.items():
             rows, first = columns[name], self._end(name, kept)
             elements.write(first + int(rows.offsets[skipped]), rows.values[rows.offsets[skipped] :])
             written[START.format(name)] = first + rows.offsets[skipped:-1]
             written[LENGTH.format(name)] = rows.lengths[skipped:]
-        slot = (kept.stop + skipped) % self._capacity
         stored = count - skipped
         head = min(stored, self._capacity - slot)
         self.store.write(slice(slot, slot + head), {name: rows[:head] for name, rows in written.items()})
