@@ -238,7 +238,8 @@ class LossMemory:
         self._told.clear()
 
     def _fresh_sampler(self) -> Prioritized:
-        sampler = Prioritized(self._alpha, self._beta)
+        # numba's import alone costs more than a round's draws, and a deployed client is a new process each round.
+        sampler = Prioritized(self._alpha, self._beta, kernels="numpy")
         sampler.bind(self._ring.capacity)
         return sampler
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from joined_sources import joined
+from memory_worlds import blended
 from ring_sources import blended_ring, stream_ring
 from row_sources import (
     buckets,
@@ -122,6 +123,9 @@ WORLDS: dict[str, Callable[[Path], Opener]] = {
     "ring of three partitions": functools.partial(stream_ring, partitions=3),
     "ring with replay": blended_ring,
     "stream with replay": blended_stream,
+    "stream with a reservoir": blended("reservoir"),
+    "stream with balanced classes": blended("balanced"),
+    "stream drawn again by loss": blended("prioritized"),
     "questions and late answers": joined,
     "blend without replay": functools.partial(blend, share=0.0),
     "mapped table": mapped_table,
