@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from fifo_rows import SCHEMA, Anyone, Favourites, FifoRows, chi_square
 
+from fedmb.batch.minibatch import check_columns
 from fedmb.errors import SettingsError
+from fedmb.replay.hindsight import Hindsight
+from fedmb.replay.n_step import NStep
 from fedmb.replay.reader import Rows, draw_valid, row_numbers
+from fedmb.replay.replay_table import ReplayTable
+from fedmb.replay.trajectory import Windows
+from fedmb.replay.without_replacement import WithoutReplacement
 
 FILLER = [i % 3 == 0 for i in range(40)]
 
@@ -82,3 +88,72 @@ def test_as_long_as_rows_are_mostly_valid_no_row_is_drawn_in_vain():
 def test_a_table_without_the_column_to_skip_by_is_refused():
     with pytest.raises(SettingsError, match=r"got \['reset'\]"):
         Rows(skip="reset").check(FifoRows(4))
+
+
+READERS = {
+    "windows": lambda: Windows(4, stride=2, num_streams=3),
+    "padded": lambda: Windows(4, burn_in=2, pad=True, num_streams=3),
+    "returns": lambda: NStep(3, 0.9, next_columns=("next",), num_streams=3),
+    "goals": lambda: Hindsight(goal=("reward",), achieved="reward", reward=lambda a, g, c: a - g, num_streams=3),
+}
+
+
+def rows_of(start, stop):
+    numbers = np.arange(start, stop)
+    return {
+        "number": numbers,
+        "next": np.stack([-numbers, numbers], axis=1),
+        "reward": numbers.astype(np.float32),
+        "terminated": numbers % 17 == 0,
+        "truncated": numbers % 23 == 0,
+        "filler": np.zeros(len(numbers), np.bool_),
+    }
+
+
+def drawn(table, count=3):
+    return [table.sample(32) for _ in range(count)]
+
+
+@pytest.mark.parametrize("limit", [None, 1000], ids=["endless", "limited"])
+@pytest.mark.parametrize("make", READERS.values(), ids=READERS)
+def test_a_table_that_is_resumed_draws_and_reads_the_same(make, limit):
+    tables = [ReplayTable(SCHEMA, 100, reader=make(), max_times_sampled=limit) for _ in range(2)]
+    one, other = tables
+    for start in range(0, 160, 40):
+        one.append(rows_of(start, start + 40))
+        drawn(one)
+    other.append(rows_of(500, 590))  # of which nothing must be left
+    drawn(other)
+
+    other.load_state_dict(one.state_dict())
+    for table in tables:
+        table.append(rows_of(160, 190))
+
+    for first, second in zip(drawn(one), drawn(other), strict=True):
+        assert np.array_equal(first.ids, second.ids)
+        assert all(np.array_equal(first.columns[name], second.columns[name]) for name in first.columns)
+        assert check_columns(first.columns, one.sample_schema) == 32
+
+
+@pytest.mark.parametrize("make", READERS.values(), ids=READERS)
+def test_rows_appended_one_by_one_are_read_like_rows_appended_together(make):
+    one, other = (ReplayTable(SCHEMA, 100, reader=make()) for _ in range(2))
+    columns = rows_of(0, 130)
+    one.append(columns)
+    for row in zip(*columns.values(), strict=True):
+        other.append_row(row)
+
+    for first, second in zip(drawn(one), drawn(other), strict=True):
+        assert all(np.array_equal(first.columns[name], second.columns[name]) for name in first.columns)
+
+
+def test_samplers_without_replacement_give_each_valid_anchor_once_a_pass():
+    table = ReplayTable(SCHEMA, 100, reader=Windows(4, num_streams=3), sampler=WithoutReplacement())
+    table.append(rows_of(0, 100))
+
+    numbers = np.concatenate([table.sample(1).columns["number"][:, 0] for _ in range(400)])
+
+    whole = len(set(numbers))
+    passes = [set(numbers[start : start + whole]) for start in range(0, 400 - whole, whole)]
+    assert len(passes) > 4
+    assert all(len(one) == whole for one in passes)

@@ -9,6 +9,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from fedmb.batch.minibatch import Column, check_columns
 from fedmb.errors import SettingsError, ShapeError
+from fedmb.replay.n_step import NStep
+from fedmb.replay.prioritized import Prioritized
+from fedmb.replay.replay_table import ReplayTable
 from fedmb.replay.vector_env import VectorRecorder, transition_schema
 
 LENGTHS = [3, 5, 2]  # steps of an episode of each environment
@@ -65,9 +68,9 @@ def vector(mode, *, kind=Counting, make=SyncVectorEnv, **options):
     return make(makers, autoreset_mode=mode, **options)
 
 
-def played(envs, steps=20, *, filler=None, flush=True):
+def played(envs, steps=20, *, filler=None, flush=True, into=None):
     """What a recorder made of a loop, with the number of the step as action."""
-    kept = Kept(transition_schema(envs, filler=filler))
+    kept = into or Kept(transition_schema(envs, filler=filler))
     recorder = VectorRecorder.of(envs, kept, filler=filler)
     observations, _ = envs.reset()
     recorder.reset(observations)
@@ -220,3 +223,41 @@ def test_schemas_and_modes_that_do_not_fit_are_refused():
     envs.single_action_space = Goals.observation_space
     with pytest.raises(SettingsError, match="actions must be arrays"):
         transition_schema(envs)
+
+
+class Both(Kept):
+    """A destination that keeps rows and hands them on to a table."""
+
+    def __init__(self, table):
+        super().__init__(table.schema)
+        self.table = table
+
+    def append(self, columns):
+        super().append(columns)
+        self.table.append(columns)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_returns_from_a_table_are_those_of_the_recorded_episodes(mode):
+    envs = vector(mode)
+    reader = NStep(3, 0.5, num_streams=3, skip="filler")
+    table = ReplayTable(transition_schema(envs, filler="filler"), 100, reader=reader, sampler=Prioritized(alpha=0.5))
+    kept = played(envs, 50, filler="filler", into=Both(table))
+
+    sample = table.sample(2000)
+
+    every = {name: kept.column(name) for name in kept.schema}
+    ends = every["terminated"] | every["truncated"]
+    walks = {}
+    for number in set(sample.ids):
+        walks[number] = [number]
+        while len(walks[number]) < 3 and not ends[walks[number][-1]] and walks[number][-1] + 3 < 150:
+            walks[number].append(walks[number][-1] + 3)
+    last = np.array([walks[number][-1] for number in sample.ids])
+    steps = np.array([len(walks[number]) for number in sample.ids])
+    returns = [sum(0.5**k * every["reward"][row] for k, row in enumerate(walks[number])) for number in sample.ids]
+    assert set(sample.ids) == set(50 + np.flatnonzero(~every["filler"][50:]))
+    assert np.array_equal(sample.columns["observation"], every["observation"][sample.ids])
+    assert np.array_equal(sample.columns["next_observation"], every["next_observation"][last])
+    assert np.array_equal(sample.columns["discount"], np.where(every["terminated"][last], 0, 0.5**steps))
+    assert np.array_equal(sample.columns["reward"], returns)
