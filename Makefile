@@ -29,8 +29,11 @@ test: install ## lint, types and tests
 kafka: install ## Apache Kafka on 127.0.0.1:9092 until Ctrl-C (ARGS="--port 9093")
 	@$(BIN)/python tests/kafka_broker.py $(ARGS)
 
-soak: install ## kill a simulation a thousand times (about ten minutes)
-	@FEDMB_KILLS=1000 $(BIN)/python -m pytest tests/simulation/test_run.py -k killed $(ARGS)
+# What the suite does some times, many times; each number is one that the tests are told by its name.
+SOAK := FEDMB_KILLS=1000 FEDMB_FUZZ=100000 FEDMB_FLOOD_SECONDS=600 FEDMB_FREEZE_SECONDS=120 FEDMB_CUTS=1000 FEDMB_TEARS=10000
+
+soak: install ## a thousand kills of everything, broken records, outages and floods (hours; ARGS="-k outages" for some)
+	@$(SOAK) $(BIN)/python -m pytest -m soak $(ARGS)
 
 bench-step: install ## our step beside a bare loop, Accelerate, Lightning and Keras
 	@$(BIN)/python -m pip install --quiet -e '.[bench]'

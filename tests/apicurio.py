@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from kafka_broker import _install_missing, free_port
+from kafka_broker import free_port, install_missing
 
 ARTIFACT, VERSION = "apicurio-registry-app", "3.0.9"
 START_SECONDS = 120.0  # 5 s on two idle cores; a machine that builds beside it is slower
@@ -36,8 +36,9 @@ def unpacked() -> Path:
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedmb"
     directory = cache / f"{ARTIFACT}-{VERSION}"
+    install_missing("java")
     if not directory.is_dir():
-        _install_missing()
+        install_missing("mvn")
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as fetched:
             artifact = f"-Dartifact=io.apicurio:{ARTIFACT}:{VERSION}:tar.gz:all"

@@ -6,12 +6,20 @@ import os
 import pytest
 from hypothesis import settings
 from kafka_broker import KafkaBroker, RunningBroker
+from programs import OF_THE_SUITE
 
 # Machines differ in speed; timings decide no test. The seed of a failure is printed by hypothesis itself.
 settings.register_profile("fedmb", deadline=None, print_blob=True)
 settings.load_profile("fedmb")
 
 _numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _without_what_this_suite_is_told(monkeypatch):
+    """Programs refuse FEDMB_ variables that are none of their settings; modules have read theirs when imported."""
+    for name in OF_THE_SUITE:
+        monkeypatch.delenv(f"FEDMB_{name}", raising=False)
 
 
 @pytest.fixture(scope="session")

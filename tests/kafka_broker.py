@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 POM = Path(__file__).parent / "kafka" / "pom.xml"
 START_SECONDS = 60.0  # a broker is up in 2 s; a machine that builds beside it is slower
-PACKAGES = {"java": "openjdk-17-jre-headless", "mvn": "maven"}
+PACKAGES = {"java": ("openjdk-17-jre-headless", "default-jre-headless"), "mvn": ("maven",)}  # the first that there is
+OLDEST_JAVA = 17  # of Kafka 4
 CLUSTER_ID = "fedmb-on-loopback-4111"  # 22 characters, as Kafka's own ids have
 
 
@@ -44,8 +46,9 @@ def jars() -> Path:
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedmb"
     directory = cache / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+    install_missing("java")
     if not directory.is_dir():
-        _install_missing()
+        install_missing("mvn")
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as fetched:
             command = ["mvn", "-q", "-B", "-f", str(POM), "dependency:copy-dependencies", "-DincludeScope=runtime"]
@@ -58,18 +61,33 @@ def jars() -> Path:
     return directory
 
 
-def _install_missing() -> None:
-    missing = [package for program, package in PACKAGES.items() if not shutil.which(program)]
-    if not missing:
+def install_missing(program: str) -> None:
+    """Have `program`, java (17 or newer) or mvn, from the distribution's packages where it is not there.
+
+    Raises:
+        BrokerMissing: it is not there, and this process cannot install it.
+    """
+    if shutil.which(program) and (program != "java" or java_version() >= OLDEST_JAVA):
         return
+    way_out = "install Java 17 or newer and Maven, or set FEDMB_KAFKA=host:port"
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise BrokerMissing(
-            f"Apache Kafka needs Java 17 and Maven, missing: {missing}; install them, or set FEDMB_KAFKA=host:port"
-        )
-    quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
-    for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", *missing]):
-        if subprocess.run(command, check=False, **quiet).returncode:
-            raise BrokerMissing(f"{' '.join(command)} failed; install {missing}, or set FEDMB_KAFKA=host:port")
+        raise BrokerMissing(f"Apache Kafka needs {program}, which is missing or too old; {way_out}")
+    apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120"]
+    _run([*apt, "update"])
+    if not any(_run([*apt, "install", package]) for package in PACKAGES[program]):
+        raise BrokerMissing(f"apt-get installs none of {', '.join(PACKAGES[program])}; {way_out}")
+
+
+def java_version() -> int:
+    """Of the java on PATH: 17 for 17.0.2, 8 for 1.8; 0 where it does not say."""
+    said = subprocess.run(["java", "-version"], check=False, capture_output=True, text=True).stderr
+    found = re.search(r'version "(?:1\.)?(\d+)', said)
+    return int(found[1]) if found else 0
+
+
+def _run(command: list[str]) -> bool:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    return not subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=environment).returncode
 
 
 def free_port() -> int:
@@ -121,7 +139,7 @@ class KafkaBroker:
         """Start, and wait until it answers.
 
         Raises:
-            BrokerMissing: it ended or did not listen in time; its log says why.
+            BrokerMissing: java is missing, or it ended or did not listen in time; its log says why.
         """
         libs = jars()
         properties = self.directory / "server.properties"
@@ -132,7 +150,11 @@ class KafkaBroker:
             for user, password in self.scram.items():
                 for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
                     format_ += ["--add-scram", f"{mechanism}=[name={user},password={password}]"]
-            subprocess.run([*java, *format_], check=True, capture_output=True)
+            done = subprocess.run([*java, *format_], check=False, capture_output=True, text=True)
+            if done.returncode:
+                raise BrokerMissing(
+                    f"the broker's directory must be formatted, got: {(done.stdout + done.stderr)[-2000:]}"
+                )
         log = (self.directory / "broker.log").open("ab")
         # A group of its own: Ctrl-C in a terminal is for the tests, who then stop it.
         self._process = subprocess.Popen(

@@ -216,6 +216,15 @@ def test_every_noqa_names_its_rule():
                 assert re.search(r"# noqa: [A-Z]+\d+", line), f"{path}: {line.strip()}"
 
 
+def test_make_soak_raises_every_number_that_the_suite_can_be_told():
+    told = {path: set(re.findall(r'environ\.get\("FEDMB_([A-Z_]+)", "', path.read_text())) for path in TESTS}
+    soak = set(re.findall(r"FEDMB_([A-Z_]+)=", (ROOT / "Makefile").read_text()))
+
+    assert soak == set().union(*told.values())
+    for path, names in told.items():
+        assert not names or "pytest.mark.soak" in path.read_text(), f"{path}: mark what {sorted(names)} make longer"
+
+
 def test_continuous_integration_runs_make_test():
     script = ROOT / ".ci" / "run"
 

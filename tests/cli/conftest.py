@@ -18,10 +18,3 @@ def _keep_process_settings():
     root.setLevel(level)
     own.setLevel(own_level)
     logging.captureWarnings(capture=False)
-
-
-@pytest.fixture(autouse=True)
-def _without_what_this_suite_is_told(monkeypatch):
-    """A command refuses FEDMB_ variables that are none of its settings."""
-    for name in ("FEDMB_KAFKA", "FEDMB_REGISTRY", "FEDMB_KILLS"):
-        monkeypatch.delenv(name, raising=False)

@@ -19,7 +19,7 @@ from fedmb.ledger import Ledger, Position
 from fedmb.replay.ring_cursor import cursor_path
 from fedmb.replay.ring_source import RingSource
 
-pytestmark = pytest.mark.timeout(0)
+pytestmark = [pytest.mark.timeout(0), pytest.mark.soak]
 
 TEARS = int(os.environ.get("FEDMB_TEARS", "300"))
 RECORDS, SEGMENT_BYTES = 120, 2000

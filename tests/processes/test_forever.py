@@ -1,6 +1,6 @@
 """A run without end, as real processes: drained, killed at random moments, resumed, and given an end at last.
 
-The number of kills is 8; `FEDMB_KILLS=1000` raises it.
+The number of kills is 8; `make soak` raises it (FEDMB_KILLS).
 """
 
 import json
@@ -93,6 +93,7 @@ def assert_learnt_once(path):
     assert told == sum(rows.get("stream", 0) for rows in state.learnt.values())
 
 
+@pytest.mark.soak
 def test_killed_anywhere_it_goes_on_to_the_same_bits(filled, tmp_path, capsys):
     whole = tmp_path / "whole"
     shutil.copytree(filled, whole)

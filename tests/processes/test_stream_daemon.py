@@ -1,6 +1,7 @@
 """The life of `fedmb stream run` over a log in files: killed, drained, watched, refused, without torch."""
 
 import json
+import os
 import random
 import resource
 import signal
@@ -20,7 +21,8 @@ from fedmb.federation.stream_watch import DRAIN_SECONDS
 from fedmb.ingest.file_log import FileLog, FsyncPolicy
 from fedmb.ledger import Position
 
-RECORDS, PARTITIONS, KILLS = 8_000, 4, 20
+KILLS = int(os.environ.get("FEDMB_KILLS", "20"))
+RECORDS, PARTITIONS = 400 * KILLS, 4
 LOTS = 10  # that rows come in during each life
 
 
@@ -41,8 +43,10 @@ def near(tmp_path):
     return PouredStream(tmp_path, PARTITIONS)
 
 
+@pytest.mark.timeout(300 + 10 * KILLS)
+@pytest.mark.soak
 @pytest.mark.parametrize("place", ["near", "far"])
-def test_killed_twenty_times_it_keeps_each_row_once_in_order(place, request, capsys):
+def test_killed_again_and_again_it_keeps_each_row_once_in_order(place, request, capsys):
     stream, nap = request.getfixturevalue(place), threading.Event()
     seed = random.SystemRandom().randrange(1 << 32)
     chance = random.Random(seed)

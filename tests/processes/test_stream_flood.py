@@ -22,7 +22,7 @@ from fedmb.ingest.packed_codec import PackedCodec
 from fedmb.ingest.stream_url import open_log
 from fedmb.replay.ring_source import RingSource
 
-pytestmark = pytest.mark.timeout(0)
+pytestmark = [pytest.mark.timeout(0), pytest.mark.soak]
 
 DRIVERS = ("kafka-python", "confluent")
 SECONDS = float(os.environ.get("FEDMB_FLOOD_SECONDS", "20"))

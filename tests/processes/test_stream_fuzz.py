@@ -22,7 +22,7 @@ from fedmb.ingest.log import records_between
 from fedmb.ingest.stream_url import open_log
 from fedmb.replay.ring_source import RingSource
 
-pytestmark = pytest.mark.timeout(0)
+pytestmark = [pytest.mark.timeout(0), pytest.mark.soak]
 
 BROKEN = int(os.environ.get("FEDMB_FUZZ", "10000"))
 GOOD = BROKEN // 10

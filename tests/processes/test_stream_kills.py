@@ -19,7 +19,7 @@ from programs import until
 
 from fedmb.federation import checkpoint
 
-pytestmark = pytest.mark.timeout(0)
+pytestmark = [pytest.mark.timeout(0), pytest.mark.soak]
 
 KILLS = int(os.environ.get("FEDMB_KILLS", "50"))
 RECORDS, PARTITIONS = 40_000, 4

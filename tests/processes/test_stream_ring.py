@@ -20,7 +20,7 @@ from numbered_ring import PARTITIONS, make_ring, stretch
 
 from fedmb.ledger import Ledger, Position
 
-pytestmark = pytest.mark.timeout(0)
+pytestmark = [pytest.mark.timeout(0), pytest.mark.soak]
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("FEDMB_KILLS", "40"))

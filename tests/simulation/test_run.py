@@ -70,6 +70,7 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.timeout(0)
+@pytest.mark.soak
 def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_bits(undisturbed, tmp_path, capsys):
     whole, duration = undisturbed
     seed = random.SystemRandom().randrange(1 << 32)
