@@ -66,7 +66,8 @@ class KafkaConnection:
     driver: Driver = "kafka-python"
     """Library that speaks to the brokers; `confluent` is several times faster and needs the extra fedmb[fast]."""
     group: str = ""
-    """Name under which lag monitors find how far the model has learnt; nothing is shown without one."""
+    """Name under which lag monitors find how far the model has learnt, `fedmb` without one; and where a URL names no
+    partition, of the consumer group that deals them out."""
     tls: bool = False
     """Encrypt; on as soon as one of `tls_...` is given. Without `tls_ca` the system's authorities are trusted."""
     tls_ca: str = ""
