@@ -58,6 +58,11 @@ class AffineFit:
         weighted_square = self._spread + self._weight * self._rows**2
         return Line(0.0, (self._together + self._weight * self._rows * self._cost) / weighted_square)
 
+    @property
+    def lacks_a_size(self) -> bool:
+        """Whether something was observed, and of one size only, so that a second one would make a line of it."""
+        return self._weight > 0 and self._spread <= 0
+
     def observe(self, rows: float, cost: float) -> None:
         """Count a step of `rows` that cost `cost`."""
         weight = self._kept * self._weight

@@ -1,7 +1,8 @@
 """Sizes that spare energy: goodput with joules in place of seconds, and a budget that must suffice.
 
 A step of B rows takes e + f B joules, so a row takes f + e / B: larger batches share the fixed part. Both rules are
-corollaries of that line and of `fedmb.sizing.goodput`; without measured joules they stay at their start size.
+corollaries of that line and of `fedmb.sizing.goodput`; without measured joules they stay at their start size, so
+`[training]` refuses them where nothing measures joules and no `watts` model them.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def goodput(start: int) -> BatchSize:
     """`sqrt(noise * overhead / row_cost)`: the most progress a second on this machine.
 
-    It needs step times at two sizes, so `start` should not be the only size the run has seen: tails of an epoch
-    count, and so does a trainer's probe.
+    It needs step times at two sizes: tails of an epoch count, and where there are none a trainer takes half of the
+    size, or twice it, for some steps (`fedmb.sizing.probe`).
     """
     return BatchSize(
         functools.partial(_goodput, checked_start(start)), reads=frozenset({"noise", "seconds"}), worth=goodput_gain

@@ -65,6 +65,8 @@ class BatchSize:
     """Which figures the rule needs; before they are known it answers its start size."""
     worth: Worth = relative_change
     """What `damped` holds against its threshold."""
+    bounds: tuple[Callable[[float], float], ...] = ()
+    """What `clip` and `multiple` do to a size, in their order."""
 
     def __call__(self, progress: Progress, stats: Stats) -> int:
         """Rows to ask for, at least 1.
@@ -77,6 +79,12 @@ class BatchSize:
             raise ValueError(f"a batch size must be finite, got {size}; bound the policy with .clip(lo, hi)")
         return max(1, round(size))
 
+    def within(self, size: float) -> int:
+        """`size` as the bounds around the rule allow it: what a trainer may ask for beside the rule's answer."""
+        for bound in self.bounds:
+            size = bound(size)
+        return max(1, round(size))
+
     def clip(self, lo: int, hi: int) -> BatchSize:
         """At least `lo` and at most `hi` rows.
 
@@ -85,9 +93,7 @@ class BatchSize:
         """
         if not 1 <= lo <= hi:
             raise SettingsError(f"bounds of a batch size must be 1 <= lo <= hi, got {lo} and {hi}; swap or raise them")
-        return replace(
-            self, rule=functools.partial(_clipped, self.rule, lo, hi), largest=max(lo, min(hi, self.largest))
-        )
+        return self._bounded(functools.partial(_clipped, lo, hi), largest=max(lo, min(hi, self.largest)))
 
     def multiple(self, group: int) -> BatchSize:
         """Rounded down to whole groups, at least one; for ghost batch norm and hardware that likes multiples of 8.
@@ -97,7 +103,7 @@ class BatchSize:
         """
         if group < 1:
             raise SettingsError(f"a group must have at least 1 row, got {group}; leave .multiple out for no grouping")
-        return replace(self, rule=functools.partial(_grouped, self.rule, group), largest=max(self.largest, group))
+        return self._bounded(functools.partial(_grouped, group), largest=max(self.largest, group))
 
     def damped(self, factor: float = 2.0, threshold: float = 0.05) -> BatchSize:
         """Changes by at most `factor` at a time, and only where the gain exceeds `threshold`.
@@ -127,14 +133,21 @@ class BatchSize:
             raise SettingsError(f"decisions must be at least 1 sample apart, got {samples}; leave .every out")
         return replace(self, rule=functools.partial(_at_boundaries, self.rule, samples))
 
+    def _bounded(self, bound: Callable[[float], float], *, largest: float) -> BatchSize:
+        rule = functools.partial(_bound, self.rule, bound)
+        return replace(self, rule=rule, largest=largest, bounds=(*self.bounds, bound))
+
 
 # Module-level functions bound by partial instead of closures: a policy can be pickled to a worker process.
-def _clipped(rule: Rule, lo: int, hi: int, progress: Progress, stats: Stats) -> float:
-    return min(max(rule(progress, stats), lo), hi)
+def _bound(rule: Rule, bound: Callable[[float], float], progress: Progress, stats: Stats) -> float:
+    return bound(rule(progress, stats))
 
 
-def _grouped(rule: Rule, group: int, progress: Progress, stats: Stats) -> float:
-    size = rule(progress, stats)
+def _clipped(lo: int, hi: int, size: float) -> float:
+    return min(max(size, lo), hi)
+
+
+def _grouped(group: int, size: float) -> float:
     # Rounded first: 639.9999 rows mean 640, which are whole groups of 64.
     return max(round(size) // group, 1) * group if math.isfinite(size) else size
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from fedmb.sizing.affine_fit import Line
+
+Cost: TypeAlias = Literal["seconds", "joules"]
+"""What a step of some rows may cost."""
 
 # A noise of 50 rows measured on batches of 32 is known to about 5 % after so many rows (256 measurements).
 HALF_LIFE_ROWS = 8192.0
@@ -50,7 +53,7 @@ class Stats:
         self.seconds = 0.0
         """Seconds of these steps."""
         self.joules = 0.0
-        """Joules of the steps that were measured."""
+        """Joules that were spent, on whatever steps."""
         self.measurements = 0
         """Measurements of moments that were counted."""
         self.set_aside = 0
@@ -87,7 +90,8 @@ class Stats:
     def observe_step(self, rows: int, seconds: float, joules: float | None = None) -> None:
         """Count what a step of `rows` took; leave joules out where nothing measures them.
 
-        The first step after a start compiles, allocates and tunes: better not to report it.
+        The first step after a start compiles, allocates and tunes: better not to report it. What it spent is spent all
+        the same: tell `spend` of every joule, which this does not.
 
         Raises:
             ValueError: rows are below 1 or a cost is negative or not finite.
@@ -102,8 +106,17 @@ class Stats:
         self.seconds += seconds
         self._fits["seconds"].observe(rows, seconds)
         if joules is not None:
-            self.joules += joules
             self._fits["joules"].observe(rows, joules)
+
+    def spend(self, joules: float) -> None:
+        """Count joules that are gone, whichever step or waiting they went into.
+
+        Raises:
+            ValueError: they are negative or not finite.
+        """
+        if not 0 <= joules < math.inf:
+            raise ValueError(f"spent energy must be at least 0 J and finite, got {joules}; read one meter twice")
+        self.joules += joules
 
     def observe_loss(self, mean_loss: float, rows: int) -> None:
         """Count the mean loss over `rows`; one that is not finite is set aside."""
@@ -168,6 +181,10 @@ class Stats:
     def joules_line(self) -> Line | None:
         """Joules of a step in the same form; None until two different sizes were measured."""
         return self._fits["joules"].line
+
+    def lacks_a_size(self, cost: Cost) -> bool:
+        """Whether a cost was observed at one size only: at a second one its line would be known."""
+        return self._fits[cost].lacks_a_size
 
     def state_dict(self) -> dict[str, Any]:
         """Everything observed, as JSON values; the half-lives are settings and stay outside."""

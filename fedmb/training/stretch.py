@@ -30,13 +30,15 @@ class Budget:
     steps: float = math.inf
     samples: float = math.inf
     seconds: float = math.inf
+    joules: float = math.inf
+    """Energy by the trainer's meter; the step in which it is used up is taken to its end."""
 
     def __post_init__(self) -> None:
-        limits = (self.steps, self.samples, self.seconds)
+        limits = (self.steps, self.samples, self.seconds, self.joules)
         if math.isinf(min(limits)) or not min(limits) > 0:
             raise SettingsError(
-                f"a budget needs a limit above 0 that is finite, got {self.steps} steps, {self.samples} samples and "
-                f"{self.seconds} seconds; set one"
+                f"a budget needs a limit above 0 that is finite, got {self.steps} steps, {self.samples} samples, "
+                f"{self.seconds} seconds and {self.joules} joules; set one"
             )
 
 

@@ -1,7 +1,7 @@
 """Steps one after the other: size -> rows -> split -> gradient -> guard -> update.
 
     while the budget lasts:
-        size  = policy(progress, stats)                 # every POLL steps
+        size  = policy(progress, stats)                 # every POLL steps; a probe where a line lacks a second size
         size, replayed share = as an alarm says         # where a watch listens to a stream's fresh rows
         batch = source.take(size)
         hyper-parameters = schedule(samples) x follow(rows of this batch)
@@ -24,10 +24,12 @@ import torch
 from fedmb.errors import NotEnoughData, SettingsError
 from fedmb.sizing.planned import fixed
 from fedmb.sizing.policy import BatchSize, Progress
+from fedmb.sizing.probe import probe
 from fedmb.sizing.stats import Stats
 from fedmb.training.dealt_source import DealtSource
 from fedmb.training.guard import Verdict
 from fedmb.training.hyperparameters import Hyperparameters
+from fedmb.training.measuring import Measuring
 from fedmb.training.stretch import Budget, Learnt
 from fedmb.training.tally import Tally
 from fedmb.training.told_source import ToldSource
@@ -60,7 +62,7 @@ class Trainer:
         noise_every: steps between two measurements of the gradient noise; 0 measures only what the policy reads.
         average: moving average of the weights, updated after each step.
         watch: scores fresh rows of a stream and answers alarms; made for this step and source.
-        meter: counts the joules that an energy policy reads.
+        meter: counts the joules that an energy policy reads or a budget limits.
         clock: seconds, for the time that a policy reads and the waiting for rows.
 
     Raises:
@@ -97,11 +99,13 @@ class Trainer:
         self.average = average
         self.watch = watch
         self._reads = reads
-        self._meter = meter
         self._clock = clock
-        self._joules: float | None = None
+        total = step.ranks.total if step.ranks.count > 1 else None
+        self.measuring = Measuring(self.stats, reads, meter, clock, total=total)
         self._samples = self._steps = 0
+        self._rate = self.hyperparameters.learning_rate
         self._size: int | None = None
+        self._probe: int | None = None
         self._asked_at: int | None = None
 
     @property
@@ -121,17 +125,22 @@ class Trainer:
 
         Raises:
             Diverged: fp16 overflows at every scale.
+            SettingsError: the budget is in joules, and nothing measures them.
         """
         ranks = self.step.ranks
         learnt = Learnt(tally=Tally(ranks.total if ranks.count > 1 else None))
         began = self._clock()
         rows_left, deadline = budget.samples, began + budget.seconds
-        paced, rate = self.hyperparameters.changes, self.hyperparameters.learning_rate
+        is_limited = min(budget.seconds, budget.joules) < math.inf
+        self._rate = self.hyperparameters.learning_rate
         self.step.model.train()
+        self.measuring.begin(budget.joules)
         watch = self.watch
         if watch is not None:
             watch.begin()
-        while learnt.steps < budget.steps and rows_left > 0 and self._is_before(deadline):
+        while learnt.steps < budget.steps and rows_left > 0:
+            if is_limited and not self._may_go_on(deadline, budget.joules):
+                break
             size = self._next_size()
             if watch is not None:
                 size = watch.before_step(self._steps, self._samples, size)
@@ -142,14 +151,9 @@ class Trainer:
             except NotEnoughData:
                 break
             started = self._clock()
-            if paced:
-                self.hyperparameters.apply(self._samples, len(batch), self.stats)
-                rate = self.hyperparameters.learning_rate
-            report = self.step(batch, measure=self.noise_every > 0 and self._steps % self.noise_every == 0)
-            if self.average is not None and report.verdict is Verdict.OK:
-                self.average.after_step(self.hyperparameters.ema_decay)
+            report = self._learn(batch)
             if report.verdict is Verdict.OK:
-                learnt.rate += rate
+                learnt.rate += self._rate
             learnt.wait_seconds += started - asked
             learnt.count(batch, report)
             self._observe(batch, report, started, warm=learnt.steps > 1)
@@ -158,21 +162,33 @@ class Trainer:
                 if until_alarm and watch.has_alarm:
                     break
             rows_left -= len(batch)
+        self.measuring.tell_losses()
         ranks.agree(self.step.model)
         learnt.seconds = self._clock() - began
         return learnt
 
-    def _is_before(self, deadline: float) -> bool:
-        """Whether there is time left; rank 0's clock decides for all."""
-        if math.isinf(deadline):
-            return True
-        return bool(self.step.ranks.told(self._clock() < deadline))
+    def _learn(self, batch: MiniBatch) -> StepReport:
+        """Take a step at the values that go with its rows."""
+        if self.hyperparameters.changes:
+            self.hyperparameters.apply(self._samples, len(batch), self.stats)
+            self._rate = self.hyperparameters.learning_rate
+        report = self.step(batch, measure=self.noise_every > 0 and self._steps % self.noise_every == 0)
+        if self.average is not None and report.verdict is Verdict.OK:
+            self.average.after_step(self.hyperparameters.ema_decay)
+        return report
+
+    def _may_go_on(self, deadline: float, joules: float) -> bool:
+        """Whether there is time and energy left; rank 0's clock and meter decide for all."""
+        has_energy = math.isinf(joules) or self.measuring.spent() < joules
+        return bool(self.step.ranks.told(has_energy and self._clock() < deadline))
 
     def _next_size(self) -> int:
         if self._size is None or self._steps % POLL == 0:
+            self.measuring.tell_losses()
             self._size = self.size(self.progress, self.stats)
             self._asked_at = self._samples
-        return self._size
+            self._probe = probe(self.size, self._size, self.stats)
+        return self._probe or self._size
 
     def _observe(self, batch: MiniBatch, report: StepReport, started: float, *, warm: bool) -> None:
         self._steps += 1
@@ -182,25 +198,13 @@ class Trainer:
             self._samples += report.rows
         if report.groups is not None:
             self.stats.observe_groups(*report.groups)
-        if not self._reads:
-            return
-        if warm and self._reads & {"seconds", "joules"}:  # the first step of a stretch allocates and tunes
-            self.stats.observe_step(report.rows, self._clock() - started, self._joules_since_last())
-        if "loss" in self._reads and report.units:
-            sums = Tally()
-            sums.add(report.seen)
-            self.stats.observe_loss(sums.sums()["loss"] / report.units, report.rows)
-
-    def _joules_since_last(self) -> float | None:
-        if self._meter is None:
-            return None
-        before, self._joules = self._joules, self._meter.used().joules
-        return None if before is None or self._joules is None else self._joules - before
+        if self.measuring.is_on:
+            self.measuring.after_step(report, started, warm=warm)
 
     def clock_state(self) -> dict[str, Any]:
         """Progress, statistics, watch, guard and scale as JSON values: what a client carries from round to round."""
         state: dict[str, Any] = {"samples": self._samples, "steps": self._steps}
-        state |= {"size": self._size, "asked_at": self._asked_at}
+        state |= {"size": self._size, "asked_at": self._asked_at, "probe": self._probe}
         if self._reads or self.noise_every:
             state["stats"] = self.stats.state_dict()
         if self.watch is not None:
@@ -219,7 +223,7 @@ class Trainer:
             ValueError: the state belongs to other statistics or to another watch.
         """
         self._samples, self._steps = state["samples"], state["steps"]
-        self._size, self._asked_at = state["size"], state["asked_at"]
+        self._size, self._asked_at, self._probe = state["size"], state["asked_at"], state.get("probe")
         if "stats" in state:
             self.stats.load_state_dict(state["stats"])
         if "watch" in state and self.watch is not None:

@@ -23,6 +23,7 @@ def stats_of(noise=True, seconds=True, joules=True):
     if seconds:
         for rows in (16, 64):
             stats.observe_step(rows, 6e-3 + 1e-4 * rows, 0.3 + 0.01 * rows if joules else None)
+            stats.spend(0.3 + 0.01 * rows if joules else 0.0)
     return stats
 
 

@@ -12,6 +12,7 @@ EVENTS = [
     lambda stats: stats.observe_groups([8, 8, 2], [3.0, 2.5, 6.0], 1.7),
     lambda stats: stats.observe_step(18, 0.0031, 0.7),
     lambda stats: stats.observe_loss(2.3, 18),
+    lambda stats: stats.spend(0.7),
     lambda stats: stats.observe_groups([16, 16], [2.0, 2.2], 1.4),
     lambda stats: stats.observe_step(32, 0.0047),
     lambda stats: stats.observe_clients([8, 24], [2.0, 1.8], 1.1, [9.0, 11.0]),
@@ -101,7 +102,29 @@ def test_steps_without_joules_leave_the_energy_fit_alone():
     stats.observe_step(96, 0.03, 11.0)
 
     assert stats.joules_line.slope == pytest.approx(6 / 64)
-    assert stats.joules == 16
+    assert stats.joules == 0
+
+
+def test_what_is_spent_adds_up_apart_from_the_line():
+    stats = Stats()
+    stats.spend(5.0)
+    stats.observe_step(32, 0.01, 3.0)
+    stats.spend(3.0)
+
+    assert stats.joules == 8
+    with pytest.raises(ValueError, match="read one meter twice"):
+        stats.spend(-1.0)
+
+
+def test_a_cost_lacks_a_size_while_it_was_observed_at_one_only():
+    stats = Stats()
+    assert not stats.lacks_a_size("seconds")
+    stats.observe_step(32, 0.01)
+    stats.observe_step(32, 0.02)
+    assert stats.lacks_a_size("seconds")
+    assert not stats.lacks_a_size("joules")
+    stats.observe_step(16, 0.01)
+    assert not stats.lacks_a_size("seconds")
 
 
 def test_figures_that_are_not_finite_are_set_aside_and_counted():

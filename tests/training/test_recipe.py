@@ -272,7 +272,7 @@ def test_instead_of_decay_moves_the_size_and_not_the_rate():
         ({"kind": "cabs"}, 40),  # 0.1 * 800 / 2
         ({"kind": "goodput"}, 71),  # sqrt(50 * 100)
         ({"kind": "energy_goodput"}, 32),  # sqrt(50 * 20) = 31.6
-        ({"kind": "energy_budget", "joules": 131.0, "samples": 2_000}, 80),  # (1 + 80 / 20) / 80 J a row
+        ({"kind": "energy_budget", "joules": 125.0, "samples": 2_000}, 80),  # (1 + 80 / 20) / 80 J a row
     ],
 )
 def test_a_measured_size_moves(monkeypatch, sizing, size):

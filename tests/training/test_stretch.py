@@ -37,7 +37,7 @@ def test_a_skipped_step_is_counted_and_its_units_are_not():
     assert learnt.rows == {"private": 12}
 
 
-@pytest.mark.parametrize("limits", [{}, {"steps": 0}, {"seconds": -1.0}, {"samples": math.nan}])
+@pytest.mark.parametrize("limits", [{}, {"steps": 0}, {"seconds": -1.0}, {"joules": 0}, {"samples": math.nan}])
 def test_a_budget_without_a_finite_limit_above_zero_is_refused(limits):
     with pytest.raises(SettingsError, match="finite"):
         Budget(**limits)
