@@ -5,7 +5,8 @@
 One broker (FEDMB_KAFKA, or one started here), two topics of the same rows of 32 float32 and a label: `packed`, 256 rows
 a record, and `samples`, one row a record. Contenders read a topic from its start into tensors `(256, 32)`, in turns
 within one run; the clock of each starts behind its first tenth, so that connecting is not counted. Bare clients decode
-with one `np.frombuffer` at a known place and check nothing: the least that anybody could write by hand. Printed: rows
+with one `np.frombuffer` at a known place and check nothing: the least that anybody could write by hand; ours checks
+each record's schema, checksum and numbers. All fetch up to 4 MiB of a partition at once. Printed: rows
 and records a second, CPU seconds, and of the paired ratios to kafka-python the median and the middle half.
 
 TensorFlow I/O and Quix Streams run in an environment of their own (`make bench-kafka` makes it where they install).
@@ -75,15 +76,18 @@ def filled(address: str, *, quick: bool) -> list[Topic]:
     return [packed_topic, Topic(f"samples-{made}", many // ROWS * ROWS, 1, row)]
 
 
-def decode_share(per_record_seconds: float) -> float:
-    """Part of a packed record's time at the bare client that its decoding costs, measured alone."""
+def decoding(turns: int) -> list[float]:
+    """CPU microseconds to decode a packed record, measured alone, a figure a turn."""
     codec = PackedCodec(SCHEMA)
     random = np.random.default_rng(0)
     value = codec.encode({"x": random.standard_normal((ROWS, FEATURES), np.float32), "y": random.integers(0, 10, ROWS)})
-    began = time.perf_counter()
-    for _ in range(2000):
-        codec.decode(value)
-    return (time.perf_counter() - began) / 2000 / per_record_seconds
+    found = []
+    for _ in range(turns):
+        began = time.process_time()
+        for _ in range(2000):
+            codec.decode(value)
+        found.append((time.process_time() - began) / 2000 * 1e6)
+    return found
 
 
 def file_log() -> dict[str, float]:
@@ -165,19 +169,34 @@ def main() -> None:
     finally:
         if broker:
             broker.stop()
-    medians = {kind: {row["contender"]: row for row in rows} for kind, rows in report.items()}
-    for name in TARGETS:
-        gain = medians["packed"][name]["rows_per_second"] / medians["samples"][name]["rows_per_second"]
-        print(f"packed to one row a record, {name}: x{gain:.1f} rows a second (target x10)")
-    for name in TARGETS.values():
-        share = decode_share(1 / medians["packed"][name]["records_per_second"])
-        print(f"decoding a packed record, to its time at {name}: {100 * share:.1f} % (target 5 %)")
-    files = [file_log() for _ in range(arguments.turns)]
-    for name, target in (("append", 0.3), ("read", 1.0)):
-        low, middle, high = np.percentile([run[name] / 1e9 for run in files], [25, 50, 75])
-        print(f"file log, {name}: {middle:.2f} GB/s ({low:.2f} to {high:.2f}; target {target})")
+    report["targets"] = targets(report, arguments.turns)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def targets(report: dict[str, list[dict[str, Any]]], turns: int) -> list[dict[str, Any]]:
+    """What the tables say of the targets, printed and answered."""
+    medians = {kind: {row["contender"]: row for row in rows} for kind, rows in report.items()}
+    packed, samples = medians["packed"], medians["samples"]
+    decode = float(np.median(decoding(turns)))
+    files = [file_log() for _ in range(turns)]
+    found: list[tuple[str, float, str, float]] = []
+    for name, client in TARGETS.items():
+        gain = packed[name]["rows_per_second"] / samples[name]["rows_per_second"]
+        found.append((f"packed to one row a record, rows/s, {name}", gain, ">=", 10.0))
+        found.append((f"packed records, rows/s to {client}, {name}", packed[name]["to_its_client"][1], ">=", 0.9))
+    # librdkafka does its work in C and on threads of its own: there is no client in Python to hold decoding to.
+    cost = 100 * decode / packed[STOCK]["cpu_us_per_record"]
+    found.append((f"decoding a packed record ({decode:.1f} us), % of the CPU time of {STOCK}", cost, "<=", 5.0))
+    for name, target in (("append", 0.3), ("read", 1.0)):
+        found.append((f"file log, {name}, GB/s", float(np.median([run[name] / 1e9 for run in files])), ">=", target))
+    print()
+    answers = []
+    for what, figure, relation, target in found:
+        met = figure >= target if relation == ">=" else figure <= target
+        print(f"{what:<76}{figure:>7.2f}  target {relation} {target:g}: {'met' if met else 'MISSED'}")
+        answers.append({"what": what, "figure": figure, "target": f"{relation} {target:g}", "met": met})
+    return answers
 
 
 def print_table(kind: str, topic: Topic, rows: list[dict[str, Any]]) -> None:

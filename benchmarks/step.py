@@ -1,7 +1,8 @@
 """How much a step costs beside the mathematics: ours against a bare loop, Accelerate, Lightning and Keras.
 
 All train the same multi-layer perceptron (32-128-10) with SGD on the same resident rows, in one process with one
-thread, in turns; a figure is the ratio to the bare loop of the same turn, its median and spread over all turns.
+thread, in turns; a figure is the ratio to the bare loop of the same turn, its median and spread over all turns. Where
+there is a GPU the same is measured on it, copies included; each clock stops when the device has done its work.
 
     make bench-step          # installs the peers and runs this
     python benchmarks/step.py --turns 15 --steps 300 --json step.json
@@ -16,7 +17,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -35,12 +36,23 @@ from fedmb.training.tally import Tally
 from fedmb.training.trainer import NOISE_EVERY, Trainer
 
 ROWS = 20_000
+TARGETS = {"fedmb": {32: 1.05, 256: 1.02}}  # ratio to the bare loop
+NOISE_TARGET, WAIT_TARGET = 0.5, 2.0  # per cent of a step
 COLUMNS = {
     "x": np.random.default_rng(0).standard_normal((ROWS, 32)).astype(np.float32),
     "y": np.random.default_rng(1).integers(0, 10, ROWS),
 }
 Contender = Callable[[int, int], float]
 """Takes batch size and steps; answers seconds for all steps, without set-up."""
+DEVICES = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+device = DEVICES[0]
+
+
+def now() -> float:
+    """Seconds, when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 class Perceptron:
@@ -71,15 +83,25 @@ def pairs(batch_size: int):
     rows = source()
     while True:
         columns = rows.take(batch_size).columns
-        yield torch.from_numpy(columns["x"]), torch.from_numpy(columns["y"])
+        yield on_device(columns["x"]), on_device(columns["y"])
+
+
+def on_device(column: np.ndarray) -> Tensor:
+    """As a bare loop does it where its author knows how."""
+    tensor = torch.from_numpy(column)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def model_on_device() -> nn.Module:
+    return Perceptron().build_model().to(device)
 
 
 def bare(batch_size: int, steps: int) -> float:
-    model = Perceptron().build_model()
+    model = model_on_device()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
     rows = pairs(batch_size)
-    start = time.perf_counter()
+    start = now()
     for _ in range(steps):
         x, y = next(rows)
         optimizer.zero_grad(set_to_none=True)
@@ -88,45 +110,53 @@ def bare(batch_size: int, steps: int) -> float:
         optimizer.step()
         losses.append(loss.detach())
     torch.stack(losses).sum().item()
-    return time.perf_counter() - start
+    return now() - start
+
+
+def stepper() -> TrainStep:
+    model = model_on_device()
+    return TrainStep(Perceptron(), model, torch.optim.SGD(model.parameters(), lr=0.1), device=device)
+
+
+def stepped(batch_size: int, steps: int, *, measure: bool) -> float:
+    step, tally, rows = stepper(), Tally(), source()
+    start = now()
+    for _ in range(steps):
+        tally.add(step(rows.take(batch_size), measure=measure).seen)
+    tally.sums()
+    return now() - start
 
 
 def fedmb(batch_size: int, steps: int) -> float:
-    task = Perceptron()
-    model = task.build_model()
-    step = TrainStep(task, model, torch.optim.SGD(model.parameters(), lr=0.1))
-    tally = Tally()
-    rows = source()
-    start = time.perf_counter()
-    for _ in range(steps):
-        tally.add(step(rows.take(batch_size)).seen)
-    tally.sums()
-    return time.perf_counter() - start
+    return stepped(batch_size, steps, measure=False)
 
 
-def trained(batch_size: int, steps: int, noise_every: int) -> float:
-    """The whole loop: policy, clocks, budget, tallies and, if asked, noise."""
-    task = Perceptron()
-    model = task.build_model()
-    step = TrainStep(task, model, torch.optim.SGD(model.parameters(), lr=0.1))
-    trainer = Trainer(step, source(), size=batch_size, noise_every=noise_every)
-    start = time.perf_counter()
-    trainer.run(Budget(steps=steps)).sums()
-    return time.perf_counter() - start
+def fedmb_with_noise(batch_size: int, steps: int) -> float:
+    return stepped(batch_size, steps, measure=True)
 
 
 def trainer(batch_size: int, steps: int) -> float:
-    return trained(batch_size, steps, 0)
+    """The whole loop: policy, clocks, budget and tallies."""
+    loop = Trainer(stepper(), source(), size=batch_size)
+    start = now()
+    loop.run(Budget(steps=steps)).sums()
+    return now() - start
 
 
-def trainer_with_noise(batch_size: int, steps: int) -> float:
-    return trained(batch_size, steps, NOISE_EVERY)
+def waiting(batch_size: int, steps: int) -> float:
+    """Per cent of the loop's time that it waits for rows."""
+    loop = Trainer(stepper(), source(), size=batch_size)
+    loop.run(Budget(steps=20))
+    start = now()
+    learnt = loop.run(Budget(steps=steps))
+    learnt.sums()
+    return 100 * learnt.wait_seconds / (now() - start)
 
 
 def accelerate(batch_size: int, steps: int) -> float:
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=device.type == "cpu")
     model = Perceptron().build_model()
     model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
     losses = []
@@ -141,7 +171,7 @@ def accelerate(batch_size: int, steps: int) -> float:
             optimizer.step()
         losses.append(loss.detach())
     torch.stack(losses).sum().item()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def lightning(batch_size: int, steps: int) -> float:
@@ -164,10 +194,10 @@ def lightning(batch_size: int, steps: int) -> float:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
         def on_train_start(self) -> None:
-            self.started = time.perf_counter()
+            self.started = now()
 
         def on_train_end(self) -> None:
-            self.seconds = time.perf_counter() - self.started
+            self.seconds = now() - self.started
 
     class Rows(torch.utils.data.IterableDataset):
         def __iter__(self):
@@ -176,7 +206,8 @@ def lightning(batch_size: int, steps: int) -> float:
     module = Module()
     trainer = framework.Trainer(
         max_steps=steps,
-        accelerator="cpu",
+        accelerator="cpu" if device.type == "cpu" else "gpu",
+        devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -198,17 +229,17 @@ def keras(batch_size: int, steps: int) -> float:
     model.compile(framework.optimizers.SGD(0.1), loss=loss, run_eagerly=True)
     rows = pairs(batch_size)
     model.train_on_batch(*next(rows))
-    start = time.perf_counter()
+    start = now()
     for _ in range(steps):
         model.train_on_batch(*next(rows))
-    return time.perf_counter() - start
+    return now() - start
 
 
 CONTENDERS: dict[str, Contender] = {
     "bare": bare,
     "fedmb": fedmb,
     "fedmb loop": trainer,
-    "fedmb noise": trainer_with_noise,
+    "fedmb noise": fedmb_with_noise,
     "accelerate": accelerate,
     "lightning": lightning,
     "keras": keras,
@@ -226,6 +257,35 @@ def measure(names: list[str], batch_size: int, turns: int, steps: int) -> dict[s
     return figures
 
 
+def report(place: torch.device, size: int, figures: dict[str, list[float]], waits: list[float]) -> dict[str, object]:
+    """Print a batch size's figures, and answer them."""
+    print(f"\n{place.type}, batch size {size}: microseconds a step (median), ratio to the bare loop of the same turn")
+    result: dict[str, object] = {}
+    for name, values in figures.items():
+        middle, low, high = spread(value / base for value, base in zip(values, figures["bare"], strict=True))
+        line = f"  {name:<11} {statistics.median(values):8.1f}   {middle:5.3f}x   quartiles {low:.3f} to {high:.3f}"
+        target = TARGETS.get(name, {}).get(size) if place.type == "cpu" else None
+        print(line + (f"   target {target}" if target else ""))
+        result[name] = {"us": statistics.median(values), "ratio": middle, "quartiles": [low, high]}
+    if {"fedmb", "fedmb noise"} <= figures.keys():
+        pairs_of_turns = zip(figures["fedmb noise"], figures["fedmb"], strict=True)
+        middle, low, high = spread(100 * (one / other - 1) / NOISE_EVERY for one, other in pairs_of_turns)
+        print(f"  noise measured every {NOISE_EVERY} steps: {middle:.2f} % ({low:.2f} to {high:.2f}) of a step", end="")
+        print(f"   target {NOISE_TARGET} %")
+        result["noise_per_cent"] = [middle, low, high]
+    middle, low, high = spread(iter(waits))
+    print(f"  waiting for rows: {middle:.1f} % ({low:.1f} to {high:.1f}) of the loop", end="")
+    print(f"   target {WAIT_TARGET} %" if place.type == "cuda" else "")
+    result["waiting_per_cent"] = [middle, low, high]
+    return result
+
+
+def spread(values: Iterator[float]) -> tuple[float, float, float]:
+    """Median and quartiles."""
+    low, middle, high = np.percentile(list(values), [25, 50, 75]).tolist()
+    return middle, low, high
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=15)
@@ -237,14 +297,14 @@ def main() -> int:
     torch.set_num_threads(1)
     names = ["bare", *(name for name in chosen.only if name != "bare")]
     result = {}
-    for size in chosen.sizes:
-        figures = measure(names, size, chosen.turns, chosen.steps)
-        print(f"\nbatch size {size}: microseconds a step (median), ratio to the bare loop of the same turn")
-        for name, values in figures.items():
-            ratios = sorted(value / base for value, base in zip(values, figures["bare"], strict=True))
-            middle, low, high = statistics.median(ratios), ratios[len(ratios) // 4], ratios[-len(ratios) // 4 - 1]
-            print(f"  {name:<11} {statistics.median(values):8.1f}   {middle:5.3f}x   quartiles {low:.3f} to {high:.3f}")
-            result[f"{name}/{size}"] = {"us": statistics.median(values), "ratio": middle, "quartiles": [low, high]}
+    for place in DEVICES:
+        globals()["device"] = place
+        for size in chosen.sizes:
+            figures = measure(names, size, chosen.turns, chosen.steps)
+            waits = [waiting(size, chosen.steps) for _ in range(chosen.turns)]
+            result[f"{place.type}/{size}"] = report(place, size, figures, waits)
+    if len(DEVICES) == 1:
+        print("\nno GPU here: the CUDA part is left out")
     if chosen.json:
         chosen.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0
