@@ -23,13 +23,14 @@ from fedmb.replay.table_contents import ClosedTable, TableContents
 from fedmb.replay.table_folder import TableFolder, store_of
 from fedmb.replay.table_recovery import reopen
 from fedmb.replay.table_rules import check_together
-from fedmb.replay.table_snapshot import state_of, state_with_rows, store_table
+from fedmb.replay.table_snapshot import state_of, state_with_rows, stopped, store_table
 from fedmb.replay.table_statistics import TableStatistics, statistics_of
 from fedmb.replay.uniform_sampler import Uniform
 from fedmb.seeding import key_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -108,16 +109,8 @@ class ReplayTable:
         """The table in a folder, which is made when it does not exist and owned until `close`.
 
         Every row whose `append` has returned is there again after the process was killed, whole, and with its id. All
-        else is as the newest snapshot has it: see `table_recovery`.
-
-        Args:
-            folder: where rows, commits and snapshots lie.
-            schema: columns of a row.
-            capacity: rows in the table.
-            layout: of the store.
-            remover: as for any table, but one of ours.
-            max_times_sampled: as for any table.
-            parts: sampler, limiter, reader, seed and name, as for any table.
+        else is as the newest snapshot has it: see `table_recovery`. `parts` are sampler, limiter, reader, seed and
+        name, as for any table; the remover is one of ours.
 
         Raises:
             AlreadyOwned: another live process has the folder.
@@ -250,6 +243,10 @@ class ReplayTable:
         """Everything but settings, in fresh arrays; the rows too."""
         with self._lock:
             return state_of(self._contents, self._limiter)
+
+    def stopped(self) -> AbstractContextManager[dict[str, Any]]:
+        """Everything but settings, the rows as pieces to be written once; nothing changes within this context."""
+        return stopped(self._contents, self._limiter, self._lock)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly where the table of `state` stood, whose settings were the same.

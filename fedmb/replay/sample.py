@@ -31,3 +31,24 @@ class Sample:
     def minibatch(self) -> MiniBatch:
         """The same arrays as a mini-batch: units are the importance weights, and the rows are replayed ones."""
         return MiniBatch(self.columns, units=self.weights, origins={"replay": len(self.ids)})
+
+
+@dataclass(frozen=True, slots=True)
+class MixedSample:
+    """Drawn rows of several tables in fresh arrays; those of one table stand together."""
+
+    columns: dict[str, NDArray[Any]]
+    """By name, `(rows, ...)` each."""
+    ids: NDArray[np.int64]
+    """Names of the rows in the buffer, for `reprioritize`."""
+    weights: NDArray[np.float32] | None
+    """Importance weights, 1 for rows of tables that have none; None where no table has any."""
+    tables: dict[str, slice]
+    """Which rows came from which table."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def minibatch(self) -> MiniBatch:
+        """The same arrays as a mini-batch: units are the importance weights, and the rows are replayed ones."""
+        return MiniBatch(self.columns, units=self.weights, origins={"replay": len(self.ids)})

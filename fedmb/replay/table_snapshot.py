@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,27 +49,34 @@ def store_table(
     if place is None:
         raise SettingsError("a snapshot needs a folder, got none, and the table is in memory; name one")
     keeps_rows = own is not None and place.resolve() == own.path.resolve()
-    if own is not None and keeps_rows:
-        own.flush()  # what changes until the second time, under the lock, is little
+    if own is None or not keeps_rows:
+        with stopped(contents, limiter, lock) as state:
+            unfinished = Unfinished(place, state)
+        return unfinished.finish()
+    own.flush()  # what changes until the second time, under the lock, is little
     with lock:
-        if own is not None and keeps_rows:
-            own.flush()
-        state = state_of(contents, limiter, rows=False)
-        state["rows"] = None if keeps_rows else _streamed(contents)
-        unfinished = Unfinished(place, state)
+        own.flush()
+        unfinished = Unfinished(place, state_of(contents, limiter, rows=False))
     return unfinished.finish()
 
 
-def state_with_rows(place: Path) -> dict[str, Any]:
+@contextmanager
+def stopped(contents: TableContents, limiter: RateLimiter | None, lock: threading.Lock) -> Iterator[dict[str, Any]]:
+    """Everything but settings, the rows as pieces to be written once; nothing changes within this context."""
+    with lock:
+        yield {**state_of(contents, limiter, rows=False), "rows": _streamed(contents)}
+
+
+def state_with_rows(place: Path, part: str = "rows") -> dict[str, Any]:
     """The state that a snapshot holds: the newest whole one in a folder, or the one in a file.
 
     Raises:
         CorruptSnapshot: there is none that can be trusted.
-        SettingsError: there is none, or it has no rows.
+        SettingsError: there is none, or it has not this part.
     """
     state = newest(place)
-    if state is None or state.get("rows") is None:
-        raise SettingsError(f"there must be a snapshot with rows to restore, {place} has none; make one first")
+    if state is None or state.get(part) is None:
+        raise SettingsError(f"there must be a snapshot with {part} to restore, {place} has none; make one first")
     return state
 
 
