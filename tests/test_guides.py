@@ -17,16 +17,22 @@ import pytest
 import torch
 
 from fedmb.cli import main
+from fedmb.errors import SettingsError
+from fedmb.federation.deployed_client import ClientSettings
+from fedmb.federation.deployed_server import ServerSettings
 from fedmb.federation.stream_watch import figures
 from fedmb.ingest.kafka_options import KEYS, SETTINGS
 from fedmb.ingest.pump_tally import PumpStatistics
 from fedmb.ledger import StreamPartition
 from fedmb.replay.stream_ring import StreamRingStatistics
+from fedmb.settings import load
+from fedmb.simulation.population import Simulation
 
 GUIDES = Path(__file__).resolve().parents[1] / "docs" / "guide"
 PAGES = ("forever.md", "training.md", "gradient.md", "norm-layers.md", "streams.md")
 STREAMS = (GUIDES / "streams.md").read_text()
 BROKER = "127.0.0.1:9092"  # of the page
+READERS = {Simulation: {}, ServerSettings: {}, ClientSettings: {"name": "ward", "source": "table:task"}}
 WAIT_SECONDS = 60.0  # for what a daemon is still about; it takes one
 
 
@@ -48,15 +54,42 @@ def test_every_snippet_prints_what_the_page_says(page):
         assert printed.getvalue().strip() == expected.strip()
 
 
+def fences(kind):
+    """Blocks of one kind on all pages, with where they stand."""
+    return [
+        pytest.param(block, id=f"{path.name}-{number}")
+        for path in sorted(GUIDES.glob("*.md"))
+        for number, block in enumerate(re.findall(rf"```{kind}\n(.*?)```", path.read_text(), re.DOTALL))
+    ]
+
+
+@pytest.mark.parametrize("block", fences("toml"))
+def test_every_piece_of_toml_is_taken_by_a_program(block, tmp_path):
+    (tmp_path / "settings.toml").write_text(block)
+    refused = []
+    for kind, told in READERS.items():
+        try:
+            load(kind, file=tmp_path / "settings.toml", explicit=told)
+        except SettingsError as error:
+            refused.append(str(error))
+
+    assert len(refused) < len(READERS), refused
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page):
     text = (GUIDES / page).read_text()
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    anchors = headings_of(page)
 
     for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
         assert (GUIDES / target).exists()
-        assert target or anchor in anchors
+        assert not anchor or anchor in (headings_of(target) if target else anchors)
+
+
+def headings_of(page):
+    """Anchors of a page."""
+    headings = re.findall(r"^#+ (.*)$", (GUIDES / page).read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 class Shell:
