@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from stateful_tables import WORLDS as TABLE_WORLDS
 
 from fedmb.replay.class_balanced import ClassBalanced
 from fedmb.replay.class_members import ClassMembers
@@ -108,4 +109,5 @@ WORLDS = (
         "FreeSlots": (lambda: FreeSlots(CAPACITY), drive_free, len),
         "ClassMembers": (fresh_members, drive_members, observe_members),
     }
+    | TABLE_WORLDS
 )
