@@ -68,6 +68,10 @@ class Brackets:
         closing = outputs[..., KINDS + 1 :].argmax(-1) + KINDS + 1
         return {"accuracy": _mean((closing == symbols).float(), rows["symbols_mask"] & (symbols > KINDS))}
 
+    def units(self, columns: Columns) -> NDArray[np.float64]:
+        """Symbols of each row, `(examples,)`: what its loss is the mean over, and half of them are closing brackets."""
+        return self.difficulty(columns)
+
     def difficulty(self, columns: Columns) -> NDArray[np.float64]:
         """Length of each row, `(examples,)`: long ones nest deeper."""
         lengths: NDArray[np.float64] = columns["symbols_mask"].sum(axis=1, dtype=np.float64)

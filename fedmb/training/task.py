@@ -22,7 +22,11 @@ Rows: TypeAlias = Mapping[str, Tensor]
 
 @runtime_checkable
 class Task(Protocol):
-    """A learning problem. fedmb weighs, sums and divides; a task never averages over examples."""
+    """A learning problem. fedmb weighs, sums and divides; a task never averages over examples.
+
+    A task may have `units(columns)` too: how much each row of held-out columns counts in a score, `(examples,)`, such
+    as the tokens that its loss is the mean over. Without it each row counts 1.
+    """
 
     schema: Schema
     """Columns that every mini-batch must have."""
