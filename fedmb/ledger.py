@@ -161,6 +161,14 @@ def ledger_within(position: object) -> Ledger:
     return Ledger(positions)
 
 
+def partitions_within(position: object) -> set[str]:
+    """Names of the partitions that a source's position stands in, at any depth, whatever the places say."""
+    if not isinstance(position, Mapping):
+        return set()
+    own = set(map(str, position["ledger"])) if isinstance(position.get("ledger"), Mapping) else set()
+    return own.union(*(partitions_within(inner) for key, inner in position.items() if key != "ledger"))
+
+
 def groups_within(position: object) -> set[str]:
     """Groups, each `log/topic`, that a source's position names at any depth."""
     if not isinstance(position, Mapping):

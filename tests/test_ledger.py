@@ -18,6 +18,7 @@ from fedmb.ledger import (
     joined,
     ledger_within,
     parse_position,
+    partitions_within,
     spans_from_json,
     spans_to_json,
 )
@@ -198,6 +199,13 @@ def test_ledgers_are_found_wherever_wrappers_put_them():
     assert ledger_within({"cursor": 3}) == ledger_within(None) == Ledger()
     with pytest.raises(ValueError, match="position is written"):
         ledger_within({"ledger": {"a/t[0]": [-1, 0]}})
+
+
+def test_names_of_partitions_are_found_whatever_their_places_say():
+    position = {"fresh": {"ledger": {"a/t[0]": "nowhere"}}, "parts": {"b": {"ledger": {"b/t[1]": [2, 0]}, "draws": 4}}}
+
+    assert partitions_within(position) == {"a/t[0]", "b/t[1]"}
+    assert partitions_within({"ledger": 3}) == partitions_within(None) == set()
 
 
 def test_groups_are_found_wherever_wrappers_put_them():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -22,7 +22,7 @@ from fedmb.federation.wire import (
     read_update,
     sender,
 )
-from fedmb.ledger import Ledger, groups_within
+from fedmb.ledger import Ledger, groups_within, partitions_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from fedmb.federation.checkpoint import ServerState
     from fedmb.federation.closing import Closing
+    from fedmb.ledger import StreamPartition
     from fedmb.training.round_terms import RoundTerms
     from fedmb.update import Update
 
@@ -144,7 +145,7 @@ class Collector:
         name = sender(message) or self._client_of_node.get(node, f"node {node}")
         try:
             update = admitted(message, state, cohort)
-            ledger = cohort.ledger.advanced(update.spans)
+            ledger = advanced(update, name, state, cohort)
         except FedmbError as error:
             log.warning("update rejected round=%d client=%s reason=%s", state.version + 1, name, error)
             cohort.rejected[name] = str(error)
@@ -197,6 +198,37 @@ def admitted(message: Message, state: ServerState, cohort: Cohort) -> Update:
             f"a client counts once in a round, {twice[0]!r} is in already; give every client a name of its own"
         )
     return update
+
+
+def advanced(update: Update, client: str, state: ServerState, cohort: Cohort) -> Ledger:
+    """The cohort's ledger after an update's spans.
+
+    Raises:
+        StaleUpdate: a span does not start where it stands; where another client learns its partition, that is named.
+    """
+    try:
+        return cohort.ledger.advanced(update.spans)
+    except StaleUpdate as error:
+        positions = dict(state.positions)
+        for reply in cohort.accepted.values():
+            positions.update(reply.update.positions)
+        amiss = [one for one, span in update.spans.items() if span.start != cohort.ledger.position(one)]
+        for partition in amiss:
+            if (owner := owner_of(partition, positions, other_than=client)) is not None:
+                raise StaleUpdate(
+                    f"a partition must have one owner, {partition} is learnt by {owner!r}, got rows of it from "
+                    f"{client!r} too; give {client!r} a partition of its own, or let a group= deal them out"
+                ) from error
+        raise
+
+
+def owner_of(partition: StreamPartition, positions: Mapping[str, Mapping[str, Any]], *, other_than: str) -> str | None:
+    """The client in whose position a partition stands, unless a consumer group put it there; None for no other."""
+    for client, position in sorted(positions.items()):
+        is_dealt = f"{partition.log}/{partition.topic}" in groups_within(position)
+        if client != other_than and not is_dealt and str(partition) in partitions_within(position.get("source")):
+            return client
+    return None
 
 
 def reasons_in(rejected: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from programs import ROOT, Program, until
 from fedmb.batch.table import TableSource
 from fedmb.errors import AlreadyOwned
 from fedmb.exit_codes import ExitCode
+from fedmb.federation import checkpoint
 from fedmb.federation.client import client_app
 from fedmb.federation.rounds import Rounds
 from fedmb.federation.server import Server
@@ -139,3 +140,29 @@ def test_of_two_clients_with_one_name_one_counts_in_each_round_and_the_other_is_
     ]
     assert all("'a' is in already; give every client a name of its own" in line for line in said)
     assert state.arrays["learnt"].sum() == 2 * rows
+
+
+def test_of_two_clients_on_a_brokers_partition_one_learns_and_the_other_hears_whose_it_is(kafka, topic, tmp_path):
+    url = f"kafka://{kafka.address}/{topic}"
+    with feed(tmp_path, url) as one:
+        assert one.ended() == ExitCode.OK
+    log, train = open_log(url), ["--set", "training.steps=5"]
+    options = ["--rounds", 2, "--min-clients", 2, "--run-dir", "run", "--port", 0, *train]
+    with Program(tmp_path, "server", "server", *options) as server:
+        address = server.logged("server listening address=").split()[0]
+        told = ["--server", address, "--source", url]
+        with (
+            Program(tmp_path, "a", "client", "--name", "a", *told),
+            Program(tmp_path, "b", "client", "--name", "b", *told),
+        ):
+            assert server.ended() == ExitCode.OK, server.log
+    state = checkpoint.newest(tmp_path / "run" / "checkpoints")
+
+    (owner,) = state.positions
+    other = "b" if owner == "a" else "a"
+    said = f"a partition must have one owner, {log.id}/{topic}[0] is learnt by '{owner}', got rows of it from '{other}'"
+    assert server.log.count(said) >= 2
+    assert f"give '{other}' a partition of its own, or let a group= deal them out" in server.log
+    assert sum(rows["stream"] for rows in state.learnt.values()) == sum(
+        8 * p.offset + p.row for p in state.ledger.values()
+    )
