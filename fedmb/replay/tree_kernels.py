@@ -1,6 +1,7 @@
 """The steps of `sum_tree.py`, compiled by numba: the same sums in the same order, and so the same bits.
 
 Imported only where numba is installed. They hold no lock of the interpreter, so that threads sample beside each other.
+What was compiled is kept on disk until this file changes; whoever changes `tree_shape.py` touches it.
 """
 
 from __future__ import annotations
