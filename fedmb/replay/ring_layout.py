@@ -184,7 +184,8 @@ def described(descriptor: int, path: Path, magic: bytes = MAGIC, version: int = 
             "delete it to begin with an empty memory"
         )
     description = os.pread(descriptor, min(length, MAX_DESCRIPTION), PREFIX.size)
-    if len(description) != length or crc32c(description) != checksum:
+    # The checksum of nothing is 0, so a blanked prefix would pass for an empty description.
+    if not description or len(description) != length or crc32c(description) != checksum:
         raise CorruptRing(f"{path}: the description fails its checksum; delete it to begin with an empty memory")
     return description
 

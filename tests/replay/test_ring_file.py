@@ -167,8 +167,9 @@ def test_two_damaged_commit_slots_are_a_corrupt_ring(path):
         Ring.mapped(path, SCHEMA, 8)
 
 
-def test_a_damaged_description_is_a_corrupt_ring(path):
-    damage(path, PREFIX.size + 3, b"\xa5")
+@pytest.mark.parametrize(("at", "content"), [(PREFIX.size + 3, b"\xa5"), (12, bytes(512)), (16, b"\0")])
+def test_a_damaged_description_is_a_corrupt_ring(path, at, content):
+    damage(path, at, content)
 
     with pytest.raises(CorruptRing, match="fails its checksum"):
         Ring.mapped(path, SCHEMA, 8)
