@@ -232,7 +232,7 @@ class RateLimiter:
         cost = count * self.samples_per_insert if side == "insert" else count
         if cost > (width := self.max_difference - self.min_difference):
             raise SettingsError(
-                f"an {side} of {count} rows must fit into the limiter's window of {width:g} drawn rows, it takes "
+                f"{_named(side)} of {count} rows must fit into the limiter's window of {width:g} drawn rows, it takes "
                 f"{cost:g}; raise error_buffer to {(cost + max(1.0, self.samples_per_insert)) / 2:g} or more, or "
                 f"{side} fewer rows at once",
                 key="error_buffer",
@@ -254,7 +254,7 @@ class RateLimiter:
 
     def _refusal(self, side: Side, count: int, seconds: float) -> str:
         if self._is_closed:
-            return f"a table must stay open while an {side} waits, it was closed"
+            return f"a table must stay open while {_named(side)} waits, it was closed"
         num_rows = self.inserts - self.deletes
         if side == "sample" and num_rows < self.min_size:
             return (
@@ -267,3 +267,7 @@ class RateLimiter:
             f"{self.max_difference:g}; let {'learners sample' if side == 'insert' else 'actors insert'} more, raise "
             "error_buffer or the timeout"
         )
+
+
+def _named(side: Side) -> str:
+    return "an insert" if side == "insert" else "a sample"
