@@ -1,7 +1,9 @@
 """Which records trained a version of the model, as far as its run knows.
 
 The ledger says it of streams: every record of a partition from the beginning, or from an earlier version, up to its
-position, but for those that were set aside. Private tables are told by the passes that were made over them.
+position, but for those that were set aside. A position counts offsets: one for each record, and in a broker's topic
+also one for what ends a transaction or was compacted away. Private tables are told by the passes that were made over
+them.
 """
 
 from __future__ import annotations
@@ -10,36 +12,39 @@ from typing import TYPE_CHECKING, Any
 
 from fedmb.errors import SettingsError
 from fedmb.federation.checkpoint import ServerState
-from fedmb.ingest.dead_letter import ERROR_HEADER, SOURCE_HEADER, SUFFIX
-from fedmb.ingest.file_log import FileLog, FsyncPolicy
+from fedmb.federation.set_aside import SetAside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from fedmb.ledger import Position, StreamPartition
 
-_READ_RECORDS = 500
 _PASSES = "epoch"  # key by which the position of a table is known
 
 
 def trained_by(
-    state: ServerState, since: ServerState | None = None, *, dead_letters: Mapping[str, Sequence[Path]] | None = None
+    state: ServerState,
+    since: ServerState | None = None,
+    *,
+    dead_letters: Mapping[str, Sequence[str | Path]] | None = None,
 ) -> dict[str, Any]:
     """JSON values that name what trained `state`.
 
-    - `streams`: for each partition its client, the positions `[offset, row]` `from` and `to`, the number of `records`
-      touched, and `set_aside`, those among them that could not be decoded; null where nobody knows.
+    - `streams`: for each partition its client, the positions `[offset, row]` `from` and `to`, the number of `offsets`
+      touched, and `set_aside`, those among them whose record could not be decoded; null where nobody knows.
     - `tables`: for each private table its client and its positions `from` and `to`.
     - `rows`: rows drawn, in total and by client, by origin.
 
     Args:
         state: the version.
         since: an earlier version of the run; None for the beginning.
-        dead_letters: logs of set-aside records, by client; those under "" may hold any client's.
+        dead_letters: where set-aside records lie, by client, as `SetAside.opened` takes it; those under "" may be any
+            client's.
 
     Raises:
-        SettingsError: `since` is not an earlier version of the same run.
+        SettingsError: `since` is not an earlier version of the same run, or there are no dead letters at a place.
+        FedmbError: as `SetAside`.
     """
     start = since or ServerState(version=0, arrays={}, seed=state.seed)
     if start.version > state.version or any(state.ledger.position(p) < here for p, here in start.ledger.items()):
@@ -48,9 +53,10 @@ def trained_by(
             "choose a smaller --since"
         )
     owners = {partition: client for client, names in _partitions(state).items() for partition in names}
+    letters = {client: list(map(SetAside.opened, places)) for client, places in (dead_letters or {}).items()}
     return {
         "streams": [
-            _stream(partition, start.ledger.position(partition), here, owners.get(str(partition)), dead_letters or {})
+            _stream(partition, start.ledger.position(partition), here, owners.get(str(partition)), letters)
             for partition, here in state.ledger.items()
         ],
         "tables": list(_tables(state, start)),
@@ -63,37 +69,21 @@ def _stream(
     first: Position,
     last: Position,
     client: str | None,
-    dead_letters: Mapping[str, Sequence[Path]],
+    dead_letters: Mapping[str, Sequence[SetAside]],
 ) -> dict[str, Any]:
-    logs = [*dead_letters.get(client or "", ()), *dead_letters.get("", ())]
+    places = [*dead_letters.get(client or "", ()), *dead_letters.get("", ())]
+    known = [one for one in places if one.may_hold(partition)]
     end = last.offset + (last.row > 0)
-    letters = [one for one in _letters(partition, logs) if first.offset <= one["offset"] < end] if logs else None
+    errors = {offset: error for one in known for offset, error in one.letters(partition).items()}
+    letters = [{"offset": one, "error": errors[one]} for one in sorted(errors) if first.offset <= one < end]
     return {
         "partition": str(partition),
         "client": client,
         "from": list(first),
         "to": list(last),
-        "records": end - first.offset,
-        "set_aside": letters,
+        "offsets": end - first.offset,
+        "set_aside": letters if known else None,
     }
-
-
-def _letters(partition: StreamPartition, logs: Iterable[Path]) -> list[dict[str, Any]]:
-    """Offset and error of each record of a partition that lies in one of these logs, by offset."""
-    found: dict[int, str] = {}
-    for path in logs:
-        log = FileLog.open(path, fsync=FsyncPolicy.never(), create=False)
-        topic = partition.topic + SUFFIX
-        if partition.partition not in log.partitions(topic):
-            continue
-        reader = log.reader(topic, [partition.partition])
-        while records := reader.poll(0.0, _READ_RECORDS):
-            for record in records:
-                name, _, offset = record.headers.get(SOURCE_HEADER, b"").decode(errors="replace").rpartition("@")
-                if name == str(partition) and offset.isdecimal():
-                    found[int(offset)] = record.headers.get(ERROR_HEADER, b"").decode(errors="replace")
-        reader.close()
-    return [{"offset": offset, "error": found[offset]} for offset in sorted(found)]
 
 
 def _tables(state: ServerState, start: ServerState) -> Iterator[dict[str, Any]]:

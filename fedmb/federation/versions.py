@@ -64,7 +64,7 @@ def kept(run: Path) -> list[Version]:
 
 
 def described(
-    run: Path, number: int | None = None, *, since: int | None = None, dead_letters: Sequence[Path] = ()
+    run: Path, number: int | None = None, *, since: int | None = None, dead_letters: Sequence[str | Path] = ()
 ) -> dict[str, Any]:
     """What trained a version, with where it comes from; see `fedmb.federation.trained_by`.
 
@@ -72,11 +72,12 @@ def described(
         run: the run's directory.
         number: the version; the newest if left out.
         since: tell only what came after this version; the beginning if left out.
-        dead_letters: logs of set-aside records beside those that lie in the run's own state.
+        dead_letters: where set-aside records lie, beside the run's own state; see `fedmb.federation.set_aside`.
 
     Raises:
-        SettingsError: a version is not kept, or `since` is not earlier.
+        SettingsError: a version is not kept, `since` is not earlier, or there are no dead letters at a place.
         CorruptCheckpoint: the file is damaged.
+        FedmbError: as `SetAside`.
     """
     version = _version(run, number)
     state = checkpoint.load(version.path)  # with its model, whose digest vouches for the rest
@@ -96,7 +97,7 @@ def described(
 
 
 def export(
-    run: Path, number: int | None, to: Path, *, since: int | None = None, dead_letters: Sequence[Path] = ()
+    run: Path, number: int | None, to: Path, *, since: int | None = None, dead_letters: Sequence[str | Path] = ()
 ) -> dict[str, Any]:
     """Write a version's weights as plain safetensors, and `trained-by.json` beside them; answers its content.
 
@@ -138,7 +139,7 @@ def shown(about: dict[str, Any]) -> str:
         letters = one["set_aside"]
         aside = "set aside: not known here" if letters is None else f"{len(letters)} set aside"
         place = f"{_place(one['from'])} to {_place(one['to'])}"
-        count = f"{one['records']:,} record{'s' if one['records'] != 1 else ''}"
+        count = f"{one['offsets']:,} offset{'s' if one['offsets'] != 1 else ''}"
         of = f" of {one['client']}" if one["client"] else ""
         lines.append(f"stream      {one['partition']} {place}: {count}{of}, {aside}")
         lines += [f"            set aside at {letter['offset']}: {letter['error']}" for letter in letters or ()]

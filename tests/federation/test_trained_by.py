@@ -45,7 +45,7 @@ def test_the_records_are_those_of_the_accepted_spans(tmp_path):
         whole = strategy.chained()[site.partition]
         assert (stream["partition"], stream["client"]) == (str(site.partition), site.name)
         assert (stream["from"], stream["to"]) == ([0, 0], list(whole.stop))
-        assert stream["records"] == records_in_log(site, (0, 0), whole.stop) == 5 * ROUND_ROWS / ROWS_PER_RECORD
+        assert stream["offsets"] == records_in_log(site, (0, 0), whole.stop) == 5 * ROUND_ROWS / ROWS_PER_RECORD
         assert about["rows"]["by_client"][site.name] == {"stream": site.learnt_rows(states[5].ledger)}
     assert about["rows"]["total"] == {"stream": 2 * 5 * ROUND_ROWS}
     assert json.loads(json.dumps(about)) == about
@@ -60,7 +60,7 @@ def test_since_an_earlier_version_only_what_came_after_is_told(tmp_path):
         list(states[2].ledger[site.partition]),
         list(states[5].ledger[site.partition]),
     )
-    assert stream["records"] == records_in_log(site, states[2].ledger[site.partition], states[5].ledger[site.partition])
+    assert stream["offsets"] == records_in_log(site, states[2].ledger[site.partition], states[5].ledger[site.partition])
     assert trained_by(states[5], states[2])["rows"]["total"] == {"stream": 3 * ROUND_ROWS}
 
 
@@ -74,7 +74,7 @@ def test_a_later_version_is_no_beginning(tmp_path):
 def test_a_record_that_was_learnt_in_part_counts():
     (stream,) = trained_by(ServerState(1, {}, ledger_at(a=4 * ROWS_PER_RECORD + 1)))["streams"]
 
-    assert (stream["to"], stream["records"], stream["client"]) == ([4, 1], 5, None)
+    assert (stream["to"], stream["offsets"], stream["client"]) == ([4, 1], 5, None)
 
 
 def test_records_that_were_set_aside_are_named_where_their_log_is_at_hand(tmp_path):
@@ -96,7 +96,7 @@ def test_records_that_were_set_aside_are_named_where_their_log_is_at_hand(tmp_pa
 
     assert [letter["offset"] for letter in known["set_aside"]] == [bad, bad + 1]
     assert "DecodeError" in known["set_aside"][0]["error"]
-    assert known["records"] - 2 == 3 * bad
+    assert known["offsets"] - 2 == 3 * bad
     assert unknown["set_aside"] is None
     assert later["set_aside"] == []
 

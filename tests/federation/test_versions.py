@@ -105,5 +105,5 @@ def test_what_is_shown_names_rows_and_places(run):
 
     assert "version     7 of" in text
     assert "3 replay, 30 stream since version 4" in text
-    assert "meter/rows[0] 10 to 17+2: 8 records" in text
+    assert "meter/rows[0] 10 to 17+2: 8 offsets" in text
     assert np.char.count(text, "set aside: not known here") == 1

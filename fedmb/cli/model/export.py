@@ -14,7 +14,8 @@ def export(
     to: Annotated[Path, typer.Option(help="The safetensors file to write.")] = Path("model.safetensors"),
     since: Annotated[int | None, typer.Option(help="Only the records that came after this version.")] = None,
     dead_letters: Annotated[
-        list[Path] | None, typer.Option(help="A client's log of set-aside records; those in the run are found.")
+        list[str] | None,
+        typer.Option(help="Where set-aside records lie: a folder, or their stream's URL; those in the run are found."),
     ] = None,
 ) -> int:
     """Write a version's weights, and trained-by.json beside them."""

@@ -13,7 +13,8 @@ def show(
     version: Annotated[int | None, typer.Option(help="Number of the version; the newest if not given.")] = None,
     since: Annotated[int | None, typer.Option(help="Only what came after this version.")] = None,
     dead_letters: Annotated[
-        list[Path] | None, typer.Option(help="A client's log of set-aside records; those in the run are found.")
+        list[str] | None,
+        typer.Option(help="Where set-aside records lie: a folder, or their stream's URL; those in the run are found."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
 ) -> int:

@@ -29,7 +29,7 @@ def test_a_version_is_listed_shown_and_exported(run, capsys):
     assert (
         main(["model", "export", "run", "--version", "2", "--since", "1", "--to", "out/m.safetensors"]) == ExitCode.OK
     )
-    assert "meter/rows[0] 1 to 2: 1 record, set aside: not known here" in capsys.readouterr().out
+    assert "meter/rows[0] 1 to 2: 1 offset, set aside: not known here" in capsys.readouterr().out
     assert {path.name for path in (run.parent / "out").iterdir()} == {"m.safetensors", "trained-by.json"}
 
 
