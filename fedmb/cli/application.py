@@ -16,6 +16,7 @@ VERBS = ("simulate", "server", "client", "new", "check", "version")
 GROUPS = {
     "stream": ("run", "feed", "pack", "lag", "inspect", "schema", "replay-dlq"),
     "model": ("list", "show", "export"),
+    "replay": ("serve", "inspect"),
 }
 """Words that may follow a verb; each is a function of the same name in `fedmb.cli.VERB.WORD`."""
 

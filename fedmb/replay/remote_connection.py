@@ -30,6 +30,7 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", -1),  # the service's own limit holds
     ("grpc.max_send_message_length", -1),
     ("grpc.max_metadata_size", 64 << 10),
+    ("grpc.use_local_subchannel_pool", 1),  # or a new client would wait for the pause of one that just failed
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 20_000),

@@ -51,6 +51,8 @@ class Insert:
     """Where rows that were given one by one lie; nobody waits for the answer."""
     sent: Stream | None = field(default=None, repr=False)
     """The stream that it was sent on last."""
+    is_abandoned: bool = False
+    """Its caller was told that it failed: it may be kept, and is not sent again."""
     ids: NDArray[np.int64] | None = None
     error: Exception | None = None
 
@@ -91,18 +93,20 @@ class Inserter:
         count = check_columns(columns, self._form.schema)
         given = None if priorities is None else checked_priorities(priorities, count)
         deadline = _deadline(timeout)
+        inserts: list[Insert] = []
         with self._lock:
             self._send_collected(deadline)
-            inserts = [
-                self._submit(
-                    {name: one[start : start + self._part_rows] for name, one in columns.items()},
-                    None if given is None else given[start : start + self._part_rows],
-                    deadline,
-                )
-                for start in range(0, count, self._part_rows)
-            ]
-            while not all(one.is_answered for one in inserts):
-                self._receive(deadline)
+            try:
+                for start in range(0, count, self._part_rows):
+                    part = slice(start, start + self._part_rows)
+                    rows = {name: one[part] for name, one in columns.items()}
+                    self._submit(rows, None if given is None else given[part], deadline, inserts)
+                while not all(one.is_answered for one in inserts):
+                    self._receive(deadline)
+            except BaseException:
+                for one in inserts:
+                    one.is_abandoned = True
+                raise
         for one in inserts:
             if one.error:
                 raise one.error
@@ -125,7 +129,7 @@ class Inserter:
         deadline = _deadline(timeout)
         with self._lock:
             self._send_collected(deadline)
-            while self._under_way:
+            while not all(one.is_abandoned for one in self._under_way):
                 self._receive(deadline)
             self._raise_refused()
 
@@ -149,23 +153,24 @@ class Inserter:
             return
         self._collected, self._num_collected = None, 0
         rows = {name: store.column(name)[:count] for name in self._form.schema}
-        self._submit(rows, None, deadline, store)
+        self._submit(rows, None, deadline, [], store)
 
     def _submit(
         self,
         columns: Columns,
         priorities: NDArray[np.float64] | None,
         deadline: float,
+        inserts: list[Insert],
         store: RowStore | None = None,
-    ) -> Insert:
-        """Put rows on their way, once the window has room."""
+    ) -> None:
+        """Put rows on their way, once the window has room, and among `inserts`."""
         while len(self._under_way) >= WINDOW:
             self._receive(deadline)
         self._sequence += 1
         one = Insert(self._sequence, len(next(iter(columns.values()))), columns, priorities, store)
         self._under_way.append(one)
+        inserts.append(one)
         self._connection.retry(self._push, self._forget, deadline)
-        return one
 
     def _receive(self, deadline: float) -> None:
         """Take one message of answers."""
@@ -211,6 +216,7 @@ class Inserter:
             slot_bytes = rounded(self._part_rows * self._form.row_bytes, PAD) + 8 * self._part_rows
             stream = self._stream = self._connection.open("Write", Wanted(WINDOW, slot_bytes))
             self._free, self._slots = deque(range(WINDOW)), {}
+            self._under_way = [one for one in self._under_way if not one.is_abandoned]
             self._connection.check_open()
         for one in self._under_way:
             if one.sent is not stream:

@@ -7,16 +7,17 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fedmb.errors import RateLimited
 from fedmb.replay.row_block import RowBlock
-from fedmb.replay.table_figures import priority_figures
+from fedmb.replay.table_figures import age_figures, priority_figures
 from fedmb.replay.writers import Writers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from fedmb.batch.minibatch import Schema
@@ -30,7 +31,9 @@ class ServedTable:
 
     Args:
         table: closed by whoever made it.
-        folder: where its snapshots go; None for its own folder, or for none where it is in memory.
+        folder: where its snapshots go; None for its own folder, or for nowhere where it is in memory.
+        has_folder: whether it has one of its own.
+        in_order: whether the oldest row always goes first, so that ages are known.
         sampler: the table's, looked at for figures.
         clock: monotonic seconds.
     """
@@ -40,6 +43,8 @@ class ServedTable:
         table: ReplayTable,
         folder: Path | None = None,
         *,
+        has_folder: bool = False,
+        in_order: bool = False,
         sampler: Sampler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -48,7 +53,8 @@ class ServedTable:
         self.schema: Schema = self.rows.schema
         self.drawn_schema: Schema = table.sample_schema
         self.capacity = table.capacity
-        self._folder, self._sampler, self._clock = folder, sampler, clock
+        self._folder, self._has_folder, self._in_order = folder, has_folder, in_order
+        self._sampler, self._clock = sampler, clock
         self._snapshots = threading.Lock()
         self._last_snapshot: float | None = None
         self._snapshot_seconds = 0.0
@@ -105,9 +111,15 @@ class ServedTable:
         return asdict(self.table.statistics())
 
     def figures(self) -> dict[str, Any]:
-        """Statistics, priorities and the age of the last snapshot, as JSON values."""
-        priorities = {} if self._sampler is None else priority_figures(self._sampler.state_dict())
-        return {**self.statistics(), "priorities": priorities, "snapshot_age_seconds": self.snapshot_age}
+        """Statistics, ages, priorities and the age of the last snapshot, as JSON values."""
+        found = self.statistics()
+        numbers = np.arange(found["appended"] - found["rows"], found["appended"])
+        return {
+            **found,
+            "ages": age_figures(numbers, found["appended"]) if self._in_order else {},
+            "priorities": {} if self._sampler is None else priority_figures(self._sampler.state_dict()),
+            "snapshot_age_seconds": self.snapshot_age,
+        }
 
     def snapshot(self) -> dict[str, Any]:
         """Store the table; where, and the seconds that this took.
@@ -122,6 +134,11 @@ class ServedTable:
             self._last_snapshot = self._clock()
             self._snapshot_seconds = self._last_snapshot - began
             return {"path": str(path), "seconds": self._snapshot_seconds}
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it has a place for snapshots."""
+        return self._has_folder or self._folder is not None
 
     @property
     def snapshot_age(self) -> float | None:

@@ -32,6 +32,7 @@ from fedmb.ingest.kafka_connection import KafkaConnection
 from fedmb.ingest.kafka_options import KEYS
 from fedmb.ingest.record_limits import RecordLimits
 from fedmb.ingest.schema_registry import RegistryAccess
+from fedmb.replay.service_section import ReplayServe
 from fedmb.section import Section
 from fedmb.settings.toml import value_text
 from fedmb.simulation.population import Simulation
@@ -49,6 +50,7 @@ COMMANDS: dict[str, type[Section]] = {
     "fedmb stream run": StreamRun,
     "fedmb stream feed": StreamFeed,
     "fedmb stream replay-dlq": DeadLetterReplay,
+    "fedmb replay serve": ReplayServe,
 }
 
 _HEAD = """# Settings
@@ -159,9 +161,11 @@ def _rows(model: type[Section], default: Section | None, at: tuple[str, ...]) ->
             rule = rule_of(field.annotation, field.metadata)
             yield Row(".".join((*at, name)), _shown(field, value), rule, field.description or "")
     for name, field, inner, value in below:
+        key = (*at, name, "NAME") if get_origin(field.annotation) is dict else (*at, name)
         if field.description:
-            yield Row(f"[{'.'.join((*at, name))}]", "left out" if value is None else "", "table", field.description)
-        yield from _rows(inner, value, (*at, name))
+            shown = "must be given" if field.is_required() else "left out" if value is None else ""
+            yield Row(f"[{'.'.join(key)}]", shown, "table", field.description)
+        yield from _rows(inner, value, key)
 
 
 def _is_section(annotation: Type) -> bool:

@@ -1,0 +1,1 @@
+"""Replay tables for many processes: one file for each word that may follow `fedmb replay`."""
