@@ -94,7 +94,8 @@ def learn(source, place, rows):
     """A server and its one client, from the newest checkpoint in `place` to the round that learns the last row."""
     torch.set_num_threads(1)
     path = place / "run"
-    run = RunDirectory.existing(path) if path.exists() else RunDirectory.create(path, config="", seed=0)
+    is_begun = (path / "config.toml").exists()  # a kill may come between the directory and what makes it a run
+    run = RunDirectory.existing(path) if is_begun else RunDirectory.create(path, config="", seed=0)
     task = Counting(rows)
     training = Training(steps=STEPS, sizing=Sizing(size=BATCH), learning_rate=LearningRate(rate=RATE))
     opened = opened_source(source)

@@ -149,7 +149,8 @@ def test_a_run_keeps_its_seed(tmp_path):
     run.close()
 
 
-def test_a_task_without_rows_cannot_be_simulated(tmp_path):
+def test_a_task_without_rows_cannot_be_simulated(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
     run = RunDirectory.create(tmp_path / "run", config="", seed=0)
 
     with pytest.raises(SettingsError, match="brings its rows"):
