@@ -29,7 +29,7 @@ from fedmb.settings import load
 from fedmb.simulation.population import Simulation
 
 GUIDES = Path(__file__).resolve().parents[1] / "docs" / "guide"
-PAGES = ("forever.md", "training.md", "gradient.md", "norm-layers.md", "streams.md", "online.md")
+PAGES = ("forever.md", "training.md", "gradient.md", "norm-layers.md", "streams.md", "online.md", "replay-memories.md")
 STREAMS = (GUIDES / "streams.md").read_text()
 BROKER = "127.0.0.1:9092"  # of the page
 READERS = {Simulation: {}, ServerSettings: {}, ClientSettings: {"name": "ward", "source": "table:task"}}
