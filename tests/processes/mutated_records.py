@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 from counting import SCHEMA
 from crc32c import crc32c
+from google.protobuf.message import DecodeError as BadMessage
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
+from schema_messages import ODD_AVRO, ODD_PROTOBUF, fits, read_avro, read_protobuf
 
 from fedmb.ingest.arrow_codec import ArrowCodec
-from fedmb.ingest.codec import CODEC_HEADER, SCHEMA_HEADER, codec_headers
+from fedmb.ingest.codec import CODEC_HEADER, SCHEMA_HEADER, codec_headers, schema_id
 from fedmb.ingest.json_codec import JsonCodec
 from fedmb.ingest.packed_codec import MAGIC, PackedCodec
 from fedmb.ingest.sample_codec import SampleCodec
@@ -38,10 +40,9 @@ def features(numbers):
     return np.sin(np.multiply.outer(numbers, [1.0, 2.0, 3.0, 4.0])).astype(np.float32)
 
 
-def good(name, first):
+def good(codec, first):
     """A record of a codec, whose rows are numbered from `first` on."""
-    numbers = np.arange(first, first + MANY.get(name, 1))
-    codec = CODECS[name]
+    numbers = np.arange(first, first + MANY.get(codec.name, 1))
     return Written(codec.encode({"number": numbers, "x": features(numbers)}), dict(codec_headers(codec)))
 
 
@@ -50,19 +51,19 @@ def is_readable(record):
     headers, name = record.headers, record.headers.get(CODEC_HEADER, b"packed").decode(errors="replace")
     if len(headers) > 64 or sum(len(key) + len(value) for key, value in headers.items()) > 16_384:
         return False
-    if name not in CODECS or headers.get(SCHEMA_HEADER) not in {None, CODECS[name].schema_id.encode()}:
+    if name not in READERS or headers.get(SCHEMA_HEADER) not in {None, schema_id(SCHEMA).encode()}:
         return False
     try:
-        return {"packed": _packed, "sample": _sample, "json": _json, "arrow": _arrow}[name](record.value)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, struct.error):
+        return READERS[name](record.value)
+    except (ValueError, LookupError, TypeError, OverflowError, MemoryError, RecursionError, struct.error):
         return False
-    except (SafetensorError, pa.ArrowException, OSError):
+    except (SafetensorError, pa.ArrowException, BadMessage, OSError, EOFError):
         return False
 
 
 def _packed(value):
     columns = load_safetensors(value[8:])
-    return value[:8] == MAGIC + struct.pack("<I", crc32c(value[8:])) and _fits(columns["number"], columns["x"])
+    return value[:8] == MAGIC + struct.pack("<I", crc32c(value[8:])) and fits(columns["number"], columns["x"])
 
 
 def _sample(value):
@@ -79,7 +80,7 @@ def _json(value):
     row = json.loads(value, object_pairs_hook=unrepeated)
     is_whole = type(row["number"]) is int and row.keys() == SCHEMA.keys()
     are_numbers = type(row["x"]) is list and {*map(type, row["x"])} <= {int, float}
-    return is_whole and are_numbers and _fits(np.array([row["number"]], np.int64), np.array([row["x"]], np.float32))
+    return is_whole and are_numbers and fits(np.array([row["number"]], np.int64), np.array([row["x"]], np.float32))
 
 
 def _arrow(value):
@@ -87,12 +88,17 @@ def _arrow(value):
     table.validate(full=True)
     is_plain = table["number"].type == pa.int64() and table["x"].type.value_type == pa.float32()
     numbers, x = table["number"].to_pylist(), table["x"].to_pylist()
-    return is_plain and None not in numbers and _fits(np.array(numbers), np.array(x, np.float32))
+    return is_plain and None not in numbers and fits(np.array(numbers), np.array(x, np.float32))
 
 
-def _fits(numbers, x):
-    is_shaped = numbers.dtype == np.int64 and x.dtype == np.float32 and x.shape == (len(numbers), 4)
-    return len(numbers) > 0 and is_shaped and bool(np.isfinite(x).all())
+READERS = {
+    "packed": _packed,
+    "sample": _sample,
+    "json": _json,
+    "arrow": _arrow,
+    "avro": read_avro,
+    "protobuf": read_protobuf,
+}
 
 
 def mutated(record, chance):
@@ -125,7 +131,7 @@ def _random(record, chance):
 
 
 def _renamed(record, chance):
-    others = [b"", b"pickle", b"packe", chance.randbytes(9), *(name.encode() for name in CODECS)]
+    others = [b"", b"pickle", b"packe", chance.randbytes(9), *(name.encode() for name in READERS)]
     return record._replace(headers=record.headers | {CODEC_HEADER: chance.choice(others)})
 
 
@@ -200,7 +206,14 @@ def _odd_arrow(_record, chance):
     return Written(chance.choice(ODD_STREAMS), dict(codec_headers(CODECS["arrow"])))
 
 
+def _odd_message(_record, chance):
+    """Lengths, numbers and frames of avro and protobuf that lie."""
+    name, values = chance.choice([("avro", ODD_AVRO), ("protobuf", ODD_PROTOBUF)])
+    headers = {CODEC_HEADER: name.encode(), SCHEMA_HEADER: schema_id(SCHEMA).encode()}
+    return Written(chance.choice(values), headers)
+
+
 MUTATIONS = (
     *(_flipped, _flipped, _cut, _cut, _extended, _random),
-    *(_renamed, _of_another_schema, _with_huge_headers, _bomb, _lying, _odd_arrow),
+    *(_renamed, _of_another_schema, _with_huge_headers, _bomb, _lying, _odd_arrow, _odd_message),
 )

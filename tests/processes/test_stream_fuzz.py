@@ -1,6 +1,7 @@
 """Broken records among good ones: none stops the daemon, none is learnt, each is set aside once.
 
-The topic has 10,000 broken ones and a tenth as many good ones; FEDMB_FUZZ=100000 is `make soak`'s.
+The topics have 10,000 broken ones together and a tenth as many good ones; FEDMB_FUZZ=100000 is `make soak`'s. Each is
+read with one of the libraries, and has records of one codec that needs its producer's schema beside the others.
 """
 
 import os
@@ -13,6 +14,7 @@ import pytest
 from kafka import KafkaProducer
 from mutated_records import CODECS, MANY, features, good, mutated
 from programs import Program, until
+from schema_messages import WRITER, codec_with_file
 from stream_daemon import daemon, figures
 
 from fedmb.errors import NotEnoughData
@@ -24,24 +26,24 @@ from fedmb.replay.ring_source import RingSource
 
 pytestmark = [pytest.mark.timeout(0), pytest.mark.soak]
 
-BROKEN = int(os.environ.get("FEDMB_FUZZ", "10000"))
+BROKEN = int(os.environ.get("FEDMB_FUZZ", "10000")) // 2  # in each of two topics
 GOOD = BROKEN // 10
 PARTITIONS = 2
 
 
-def filled(url, topic, chance):
+def filled(url, topic, chance, codecs):
     """Values of the broken records by place in the topic, and how many rows the good ones have."""
     with closing(open_log(url).writer(topic, 0)):
         pass  # makes the topic
-    names, number, sent = sorted(CODECS), 0, []
+    number, sent = 0, []
     kinds = [True] * GOOD + [False] * BROKEN
     chance.shuffle(kinds)
     with closing(KafkaProducer(bootstrap_servers=url.split("/")[2], acks="all", linger_ms=20)) as producer:
         for is_good in kinds:
-            name, partition = chance.choice(names), chance.randrange(PARTITIONS)
-            record = good(name, number)
+            codec, partition = chance.choice(codecs), chance.randrange(PARTITIONS)
+            record = good(codec, number)
             if is_good:
-                number += MANY.get(name, 1)
+                number += MANY.get(codec.name, 1)
             else:
                 record = mutated(record, chance)
             headers = list(record.headers.items())
@@ -82,13 +84,19 @@ def rows_in(ring, schema):
     return columns["number"][order], columns["x"][order]
 
 
-def test_broken_records_are_set_aside_once_and_the_good_ones_among_them_arrive(kafka, topic, tmp_path, capsys):
+@pytest.mark.parametrize(("driver", "schema_codec"), [("kafka-python", "avro"), ("confluent", "protobuf")])
+def test_broken_records_are_set_aside_once_and_the_good_ones_among_them_arrive(
+    driver, schema_codec, kafka, topic, tmp_path, capsys
+):
     seed = random.SystemRandom().randrange(1 << 32)
     with capsys.disabled():
-        print(f"\n{BROKEN} broken records among {GOOD} good ones, seed {seed}")
-    url = f"kafka://{kafka.address}/{topic}"
-    broken, rows = filled(f"{url}?create_partitions={PARTITIONS}", topic, random.Random(seed))
-    url, ring = f"{url}?codecs=packed,json,sample,arrow", tmp_path / "rows.ring"
+        print(f"\n{BROKEN} broken records among {GOOD} good ones, {schema_codec} among them, {driver}, seed {seed}")
+    url, (codec, schema_file) = f"kafka://{kafka.address}/{topic}", codec_with_file(schema_codec, tmp_path)
+    broken, rows = filled(
+        f"{url}?create_partitions={PARTITIONS}", topic, random.Random(seed), [*CODECS.values(), codec]
+    )
+    told = f"driver={driver}&schema_file={schema_file}&writer_id={WRITER}"
+    url, ring = f"{url}?codecs=packed,json,sample,arrow,{schema_codec}&{told}", tmp_path / "rows.ring"
     room = f"max_bytes={max(1 << 20, 128 * rows)}"
 
     with daemon(tmp_path, url, ring, room, name="careful") as careful:
