@@ -27,6 +27,7 @@ from row_sources import (
     padded_dataset,
     padded_table,
 )
+from table_sources import replay_buffer, replay_table
 
 from fedmb.batch.minibatch import MiniBatch, check_columns
 from fedmb.batch.mixture import Mixture
@@ -142,6 +143,10 @@ WORLDS: dict[str, Callable[[Path], Opener]] = {
     "mixture": mixture,
     "even mixture": functools.partial(mixture, temperature=math.inf),
     "mixture of blend and stream": mixture_of_streams,
+    "replay table": replay_table,
+    "replay table with ids": functools.partial(replay_table, id_column="id"),
+    "replay buffer": replay_buffer,
+    "replay table ahead": prefetched(replay_table, 2),
     "table ahead by one": prefetched(table, 1),
     "table ahead by four": prefetched(table, 4),
     "buckets ahead": prefetched(buckets, 2),
