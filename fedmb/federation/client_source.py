@@ -6,6 +6,7 @@ table:task?share=0&of=4                one label-skewed share of the task's own 
 dataset:my.module:Scans?root=/data     a map-style dataset, torch's included, called with what follows the ?
 file:///var/log/fedmb?topic=digits     a stream; its rows are blended with replayed ones
 ring:/var/lib/fedmb/rows.ring          a stream that a daemon on this machine reads into a ring; blended likewise
+replay://127.0.0.1:8400/site-0         a table of a replay service, which actors fill; see fedmb.replay.served_source
 
 Where `[labels]` names a stream, the client's own holds questions, and its rows are those that were answered.
 """
@@ -38,6 +39,7 @@ from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.reject_limit import RejectLimit
 from fedmb.ingest.stream_url import StreamUrl, open_log, partitions_of
 from fedmb.replay.ring_source import RingSource
+from fedmb.replay.served_source import REPLAY, served_source
 from fedmb.section import Section
 from fedmb.seeding import generator
 from fedmb.training.task import Task, TaskWithData
@@ -127,6 +129,10 @@ def open_source(
     if url.startswith(DATASET):
         return ClientSource(rows.fetched(load_dataset(url), task.schema, seed=seed, client=client))
     rows.check_against("stream")
+    if url.startswith(REPLAY):
+        return ClientSource(
+            served_source(url, task.schema, client=client, seed=seed, patience_seconds=streaming.patience_seconds)
+        )
     replaying.check_against(task, rows)
     stream: LogSource | GroupSource | RingSource | DelayedLabels
     late = None
@@ -166,7 +172,7 @@ def labelled_source(
 def _check_late(url: str, answers: str, rows: Rows) -> None:
     """Refuse labels that come later where rows are no records of a log, or are made before their turn."""
     for one, key in ((url, "source"), (answers, "labels.source")):
-        if one.startswith(("table:", DATASET, RING)):
+        if one.startswith(("table:", DATASET, RING, REPLAY)):
             raise SettingsError(
                 f"labels that come later, and the rows they belong to, must be read from a log, got {one!r}; name a "
                 "kafka: or file: stream, or leave labels.source out",

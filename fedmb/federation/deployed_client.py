@@ -41,7 +41,8 @@ class ClientSettings(Section):
     """Name of the client, its own in the federation: the server keeps the client's position in its data under it."""
     source: str = Field(min_length=1)
     """Where rows come from: table:/x.npz, table:task?share=0&of=4 or dataset:module:Class, or a stream:
-    kafka://host:9092/topic, ring:/x.ring (a daemon's) or file:///log?topic=rows."""
+    kafka://host:9092/topic, ring:/x.ring (a daemon's) or file:///log?topic=rows; or what actors append to a replay
+    service: replay://host:8400/table."""
     task: str = "fedmb.tasks.digits:Digits"
     """What is learnt, written module:Class; the same as the server's."""
     state: Path | None = None
