@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from fedmb.replay.wire_format import Frame
 
 MOST_SHARED = 256 << 20  # bytes of memory that one client shares for sampling
+LEAST_ROWS = 256  # that a slot holds, for clients whose first batch is smaller than the others
+MOST_SPARE = 1 << 20  # bytes of a slot for that
 _LEAST_SLOTS = 3  # one that is read, one that is filled, one on its way
 
 
@@ -91,14 +93,11 @@ class Puller:
     def _ask(self, size: int, in_hand: int) -> None:
         """Ask for what is missing, once that is half of the depth."""
         stream = self._stream or self._opened(size)
-        if self._slots and not self._slots.fits(self._form.parts(size).stop):
-            self._forget()  # a larger batch needs larger slots
-            stream = self._opened(size)
         missing = self._depth - max(in_hand, 0) - self._asked.get(size, 0)
         if missing < max(1, self._depth // 2):
             return
         slots = b""
-        if self._slots:
+        if self._slots and self._slots.fits(self._form.parts(size).stop):  # others come through the socket
             offered = self._slots.offer(missing)
             missing, slots = len(offered), np.array(offered, np.uint32).tobytes()
             if not missing:
@@ -110,8 +109,8 @@ class Puller:
     def _take(self, message: bytes | bytearray) -> None:
         """Sort what has come."""
         error: Exception | None = None
-        # A copy that can be written to, like any other sample; in shared memory the rows are not in the message.
-        for one in frames(message if self._slots else bytearray(message)):
+        # A copy that can be written to, like any other sample; of rows in shared memory there is but a header.
+        for one in frames(bytearray(message)):
             if one.kind is Kind.BATCH:
                 self._asked[one.rows] -= 1
                 self._ready.setdefault(one.rows, deque()).append(self._sample(one))
@@ -124,7 +123,7 @@ class Puller:
             raise error
 
     def _sample(self, one: Frame) -> Sample:
-        if self._slots is None:
+        if self._slots is None or len(one.payload):
             return self._form.sample(one.payload, 0, one.rows, one.flags)[0]
         return self._slots.sample(one, self._form)
 
@@ -143,7 +142,7 @@ class Puller:
         return raised(content)
 
     def _opened(self, size: int) -> Stream:
-        slot_bytes = self._form.parts(size).stop
+        slot_bytes = max(self._form.parts(size).stop, min(self._form.parts(LEAST_ROWS).stop, MOST_SPARE))
         num_slots = max(_LEAST_SLOTS, min(2 * self._depth + 2, MOST_SHARED // slot_bytes))
         stream = self._connection.open("Sample", Wanted(num_slots, slot_bytes))
         self._stream, self._slots = stream, Slots(stream.arena, max(1, self._depth // 2)) if stream.arena else None

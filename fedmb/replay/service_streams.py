@@ -141,9 +141,8 @@ class _Credit:
                 f"a sample stream must ask for 1 to {MOST_CREDIT} batches of 1 row or more, got {one.kind.name} of "
                 f"{self.left} by {self.size}; ask for fewer"
             )
-        num_slots = 0 if session.arena is None else self.left
-        if len(one.payload) != 4 * num_slots:
-            raise DecodeError(f"a PULL must name {num_slots} slots, got {len(one.payload)} bytes; speak its version")
+        if len(one.payload) not in {0, 0 if session.arena is None else 4 * self.left}:
+            raise DecodeError(f"a PULL must name no slots or {self.left}, got {len(one.payload)} bytes of them")
         self.slots: list[int] = np.frombuffer(one.payload, np.uint32)[::-1].tolist()
         if session.arena is not None:
             for slot in self.slots:
@@ -164,12 +163,14 @@ class _Outbox:
 
     def add(self, sample: Sample, credit: _Credit) -> None:
         """Put a batch in, in place of one unit of credit."""
-        form, table, arena = self._form, self._session.table, self._session.arena
+        form, table = self._form, self._session.table
+        arena = self._session.arena if credit.slots else None
         size = form.parts(len(sample.ids)).stop
-        if size > (self._session.max_bytes if arena is None else arena.slot_bytes):
+        most = self._session.max_bytes if arena is None else arena.slot_bytes
+        if size > most:
             raise SettingsError(
-                f"a batch must fit into {self._session.max_bytes if arena is None else arena.slot_bytes} bytes, "
-                f"{len(sample.ids)} rows take {size}; ask for fewer rows, or raise max_message_bytes of the service",
+                f"a batch must fit into {most} bytes, {len(sample.ids)} rows take {size}; ask for fewer rows, or raise "
+                "max_message_bytes of the service",
                 key="size",
             )
         if arena is None:

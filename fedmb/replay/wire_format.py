@@ -53,7 +53,7 @@ class Kind(IntEnum):
     REPRIORITIZE = 2
     """New priorities: ids, then priorities."""
     PULL = 3
-    """Credit: send `extra` more batches of `rows` rows; through shared memory, into the slots that follow."""
+    """Credit: send `extra` more batches of `rows` rows; beside shared memory, into the slots that follow, if any do."""
     STATISTICS = 4
     SNAPSHOT = 5
     SHARE = 6

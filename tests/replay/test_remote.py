@@ -69,6 +69,20 @@ def test_sizes_are_prefetched_apart(transport):
     assert sizes == [3, 50, 3, 90, 50, 3]
 
 
+def test_a_batch_beyond_its_slot_comes_through_the_socket():
+    with (
+        serving(ReplayTable(SCHEMA, 10_000, name="default")) as service,
+        RemoteTable(service.address, transport="shared", prefetch=2) as table,
+    ):
+        table.append(numbered(0, 9000))
+        small = [table.sample(5) for _ in range(3)]
+        large = [table.sample(5000) for _ in range(5)]
+        again = [table.sample(5) for _ in range(30)]
+
+        assert all(is_whole(sample.columns) for sample in [*small, *large, *again])
+        assert service.door.statistics().opened == 3, "one stream each to ask, insert and sample"
+
+
 def test_priorities_change_what_is_drawn(transport):
     sampler = Prioritized(alpha=1.0, epsilon=0.0)
     with (

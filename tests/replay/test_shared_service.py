@@ -80,7 +80,6 @@ def test_memory_has_a_limit_for_each_and_for_all():
     [
         frame(Kind.PULL, np.array([9], np.uint32), rows=1, extra=1),
         frame(Kind.PULL, np.array([0], np.uint32), rows=1, extra=2),
-        frame(Kind.PULL, rows=1, extra=1),
         bytes(64),
         os.urandom(64),
     ],
