@@ -51,6 +51,8 @@ def check_columns(columns: Columns, schema: Schema) -> int:
         raise ShapeError(f"columns must be {sorted(schema)}, got {sorted(columns)}; rename or drop the others")
     lengths = set()
     for name, array in columns.items():
+        if not hasattr(array, "dtype"):
+            raise ShapeError(f"column {name!r} must be an array, got {type(array).__name__}; pass numpy.asarray of it")
         found = Column(_name(array.dtype), array.shape[1:])
         if array.ndim == 0 or found != schema[name]:
             wanted = schema[name]

@@ -22,7 +22,7 @@ from fedmb.replay.remover import Fifo
 from fedmb.replay.table_contents import ClosedTable, TableContents
 from fedmb.replay.table_folder import TableFolder, store_of
 from fedmb.replay.table_recovery import reopen
-from fedmb.replay.table_rules import check_together
+from fedmb.replay.table_rules import check_parts, check_together
 from fedmb.replay.table_snapshot import state_of, state_with_rows, stopped, store_table
 from fedmb.replay.table_statistics import TableStatistics, statistics_of
 from fedmb.replay.uniform_sampler import Uniform
@@ -77,6 +77,7 @@ class ReplayTable:
         seed: int = 0,
         name: str = "table",
     ) -> None:
+        check_parts(sampler=sampler, remover=remover, reader=reader, limiter=limiter)
         store = store_of(rows, capacity)
         sampler, remover = sampler or Uniform(), remover or Fifo()
         check_together(store.capacity, limiter, max_times_sampled, seed)

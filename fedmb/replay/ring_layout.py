@@ -133,7 +133,13 @@ def storable(schema: Schema, capacity: int) -> dict[str, Column]:
     if not schema:
         raise SettingsError("a ring needs at least one column, got none")
     for name, column in schema.items():
-        if np.dtype(column.dtype).kind not in STORED_KINDS:
+        try:
+            kind = np.dtype(column.dtype).kind
+        except (AttributeError, TypeError):
+            raise SettingsError(
+                f'column {name!r} must be like Column("float32", (4,)), got {column!r}; name a dtype of NumPy'
+            ) from None
+        if kind not in STORED_KINDS:
             raise SettingsError(f"column {name!r} of a ring must hold numbers, got {column.dtype}; convert it first")
         if any(length < 0 for length in column.shape):
             raise SettingsError(

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedmb.errors import SettingsError
 
 if TYPE_CHECKING:
     from fedmb.replay.limiter import RateLimiter
+
+METHODS = {"sampler": "draw", "remover": "place", "reader": "read", "limiter": "serve"}
+"""By which a part is told from the name of one, and from its class."""
+
+
+def check_parts(**parts: Any) -> None:
+    """Refuse what is no part of a table, such as the name of one: `sampler="uniform"`.
+
+    Raises:
+        SettingsError: a part is none.
+    """
+    for name, part in parts.items():
+        if part is not None and (isinstance(part, type) or not hasattr(part, METHODS[name])):
+            raise SettingsError(
+                f"a {name} must be an object that has {METHODS[name]}(), got {part!r}; make one", key=name
+            )
 
 
 def check_together(capacity: int, limiter: RateLimiter | None, max_times_sampled: int | None, seed: int) -> None:

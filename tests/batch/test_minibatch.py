@@ -33,6 +33,7 @@ def test_the_schema_of_columns_is_what_they_follow():
         ({"x": np.zeros((3, 4), np.float32)}, "column 'x' must hold float32"),
         ({"y": np.uint8(3)}, "column 'y'"),
         ({"y": np.zeros(4, np.uint8)}, "equal length"),
+        ({"y": [1, 2, 3]}, "column 'y' must be an array, got list"),
     ],
 )
 def test_columns_that_break_the_schema_are_refused(change, message):

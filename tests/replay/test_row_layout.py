@@ -82,3 +82,9 @@ def test_an_unknown_layout_is_refused():
 def test_impossible_rows_are_refused(schema, capacity):
     with pytest.raises(SettingsError):
         RowLayout(schema, capacity)
+
+
+@pytest.mark.parametrize("column", ["float32", Column("flaot32"), ("float32", (4,))], ids=str)
+def test_what_is_no_column_is_refused_by_its_name(column):
+    with pytest.raises(SettingsError, match=r"column 'x' must be like Column\(\"float32\", \(4,\)\)"):
+        RowLayout({"x": column}, 5)

@@ -38,6 +38,10 @@ def served():
         ({"sampler": used(Prioritized())}, "a sampler or remover serves one table"),
         ({"remover": used(Fifo())}, "a sampler or remover serves one table"),
         ({"reader": Windows(2), "remover": Reservoir()}, "needs a table that is first in, first out"),
+        ({"sampler": "uniform"}, r"a sampler must be an object that has draw\(\), got 'uniform'"),
+        ({"remover": Reservoir}, r"a remover must be an object that has place\(\), got <class"),
+        ({"reader": "n_step"}, r"a reader must be an object that has read\(\), got 'n_step'"),
+        ({"limiter": 4.0}, r"a limiter must be an object that has serve\(\), got 4.0"),
     ],
     ids=str,
 )
