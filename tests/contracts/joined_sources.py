@@ -5,21 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import nn
 
 from fedmb.batch.label_join import LabelJoin
 from fedmb.batch.minibatch import Column, schema_of
 from fedmb.ingest.codec import codec_headers
 from fedmb.ingest.file_log import FileLog
 from fedmb.ingest.file_writer import FsyncPolicy
+from fedmb.ingest.known_rows import KnownRows
 from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.packed_codec import PackedCodec
+from fedmb.training.delayed_labels import DelayedLabels
+from fedmb.training.drift import Scoring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from fedmb.batch.minibatch import Columns
+    from fedmb.batch.minibatch import Columns, Schema
     from fedmb.batch.source import BatchSource
+    from fedmb.training.task import Rows
 
 NUM_QUESTIONS = 400
 
@@ -54,3 +60,38 @@ def joined(folder: Path) -> Callable[[], BatchSource]:
     questions, answers = delayed()
     asked, answered = written(folder, "questions", questions), written(folder, "answers", answers)
     return lambda: LabelJoin(asked(), answered(), key="key", horizon_rows=20)
+
+
+class Fifths:
+    """Guesses `y` of `x`."""
+
+    schema: Schema = {"x": Column("float64", (2,)), "y": Column("uint8")}  # never changed
+
+    def build_model(self) -> nn.Module:
+        return nn.Linear(2, 5, dtype=torch.float64)
+
+    def forward(self, model: nn.Module, rows: Rows) -> torch.Tensor:
+        guess: torch.Tensor = model(rows["x"])
+        return guess
+
+    def loss(self, outputs: torch.Tensor, rows: Rows) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs, rows["y"].long(), reduction="none")
+
+    def metrics(self, outputs: torch.Tensor, rows: Rows) -> Mapping[str, torch.Tensor]:
+        return {"accuracy": (outputs.argmax(1) == rows["y"]).double()}
+
+
+def scored(folder: Path) -> Callable[[], BatchSource]:
+    """What a client with late labels opens, with a model that says what it expects of each question."""
+    questions, answers = delayed()
+    asked, answered = written(folder, "questions", questions), written(folder, "answers", answers)
+
+    def open_scored() -> BatchSource:
+        known = KnownRows(asked(), patience_seconds=0.0)
+        source = DelayedLabels(Fifths(), known, answered(), key="key", horizon_rows=20)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            source.score_with(Fifths().build_model(), Scoring(window=64), torch.device("cpu"))
+        return source
+
+    return open_scored

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from joined_sources import joined
+from joined_sources import joined, scored
 from memory_worlds import blended
 from ring_sources import blended_ring, stream_ring
 from row_sources import (
@@ -128,6 +128,7 @@ WORLDS: dict[str, Callable[[Path], Opener]] = {
     "stream with balanced classes": blended("balanced"),
     "stream drawn again by loss": blended("prioritized"),
     "questions and late answers": joined,
+    "questions and late answers, predictions scored": scored,
     "blend without replay": functools.partial(blend, share=0.0),
     "mapped table": mapped_table,
     "dataset": dataset,
