@@ -1,4 +1,7 @@
-"""A replay service that is killed at any moment loses nothing that it had acknowledged, and gives no torn row."""
+"""A replay service that is killed at any moment loses nothing that it had acknowledged, and gives no torn row.
+
+The number of kills is 20; `FEDMB_KILLS=1000 make soak` raises it.
+"""
 
 import os
 import random
@@ -12,7 +15,7 @@ from replay_service import is_whole, numbered
 
 from fedmb.replay.remote import RemoteTable
 
-pytestmark = pytest.mark.timeout(250)
+pytestmark = pytest.mark.timeout(250)  # but for kills, which may be many
 KILLS = int(os.environ.get("FEDMB_KILLS", "20"))
 CAPACITY = 4000
 BLOCK = 60
@@ -83,6 +86,8 @@ def kept(address):
     return found
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize("transport", ["grpc", "shared"])
 def test_what_was_acknowledged_is_there_after_every_kill(tmp_path, transport):
     seed = random.randrange(1 << 30)

@@ -1,3 +1,4 @@
+import os
 import secrets
 import socket
 import threading
@@ -20,6 +21,7 @@ from fedmb.replay.service_access import Listening
 from fedmb.replay.wire_format import Hello, Kind, frame, frames, json_of
 
 pytestmark = pytest.mark.timeout(60)
+FUZZ = int(os.environ.get("FEDMB_FUZZ", "2000"))  # broken requests; `make soak` raises it
 HELLO = (HELLO_KEY, Hello("default", "tester").encoded())
 FORM = RowBlock(SCHEMA)
 
@@ -202,6 +204,8 @@ def test_a_token_is_asked_for_on_loopback_too_where_there_is_one(secret):
         RemoteTable(service.address, token_file=token).close()
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(0)
 def test_mutated_requests_are_refused_and_the_service_lives(channel):
     random = np.random.default_rng(11)
     seeds = {
@@ -210,7 +214,7 @@ def test_mutated_requests_are_refused_and_the_service_lives(channel):
         "Ask": [frame(Kind.REPRIORITIZE, np.arange(3), np.ones(3), rows=3), frame(Kind.STATISTICS, sequence=4)],
     }
     refused = 0
-    for turn in range(2000):
+    for turn in range(FUZZ):
         name = list(seeds)[turn % 3]
         message = bytearray(seeds[name][turn % len(seeds[name])])
         original = bytes(message)
@@ -231,7 +235,7 @@ def test_mutated_requests_are_refused_and_the_service_lives(channel):
         assert status is grpc.StatusCode.INVALID_ARGUMENT, (status, name, bytes(message).hex())
         refused += len(came) == 1
 
-    assert refused > 1900
+    assert refused > 0.95 * FUZZ
     assert channel.table.statistics().appended == 0
     assert channel.table.statistics().reprioritized == 0
     assert status_of(channel, messages=[insert()])[0] is grpc.StatusCode.OK
