@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedmb.errors import CorruptRing
 from fedmb.replay.losing_order import LosingOrder
 from fedmb.replay.undoable_rows import EMPTY, STAYS
 
@@ -32,12 +33,16 @@ class LevelSample:
         rows: has `window` slots for kept rows, as many for rows that went, and one for the threshold of each group.
         window: rows that are kept.
         num_groups: groups are 0 to this, exclusively.
+
+    Raises:
+        CorruptRing: the slots hold what no such choice leaves behind.
     """
 
     def __init__(self, rows: UndoableRows, window: int, num_groups: int) -> None:
         self._rows = rows
         self._window = window
         self._num_groups = num_groups
+        self._check()
         self.read()
 
     def __len__(self) -> int:
@@ -70,6 +75,18 @@ class LevelSample:
         self._departed = deque(departed[~is_old].tolist())
         self._free: list[int] = np.flatnonzero(rows.number == EMPTY)[::-1].tolist()
         self._orders: dict[int, LosingOrder] = {}
+
+    def _check(self) -> None:
+        """Refuse a damaged file here, where it can be named, and not as an index out of range at some later row."""
+        rows = self._rows
+        used = rows.number != EMPTY
+        number, gone, key, group = (column[used] for column in (rows.number, rows.gone, rows.key, rows.group))
+        is_sound = (number >= 0) & (gone >= number) & (key >= 0) & (key < 1) & (group >= 0) & (group < self._num_groups)
+        if not is_sound.all() or len(rows.kept()) > self._window:
+            raise CorruptRing(
+                f"{rows.path} cannot be trusted: {np.count_nonzero(~is_sound)} of {len(is_sound)} rows have impossible "
+                f"marks, {len(rows.kept())} of at most {self._window} are kept; delete it to begin with an empty memory"
+            )
 
     def choose(
         self, first: int, keys: NDArray[np.float64], groups: NDArray[np.int64]

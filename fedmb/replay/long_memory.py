@@ -111,7 +111,11 @@ class LongMemory:
         """
         about = "" if label is None else f", level by {label}"
         rows = UndoableRows.mapped(Path(path), schema, _num_slots(schema, window, label), about=about)
-        return cls(rows, window, label=label, seed=seed, client=client)
+        try:
+            return cls(rows, window, label=label, seed=seed, client=client)
+        except BaseException:
+            rows.close()
+            raise
 
     def __len__(self) -> int:
         """Rows that can be drawn now."""

@@ -46,6 +46,7 @@ class UndoableRows:
 
     def __init__(self, store: RowStore, schema: Schema, about: str, file: RingFile | None = None) -> None:
         self.schema = schema
+        self.path = file.path if file else None
         self._store = store
         self._file = file
         columns = [store.column(_hidden(name, about)) for name in HIDDEN]

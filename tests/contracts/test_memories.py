@@ -97,6 +97,8 @@ while True:
 """
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(0)
 def test_a_killed_process_leaves_a_memory_that_goes_on_as_if_nothing_had_happened(name, world, tmp_path):
     seed = random.SystemRandom().randrange(1 << 32)
     chance = random.Random(seed)

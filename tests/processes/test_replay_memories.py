@@ -60,6 +60,7 @@ def digest(path):
     return hashlib.sha256(newest.read_bytes()).hexdigest()
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_bits(memory, tmp_path):

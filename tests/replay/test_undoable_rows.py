@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedmb.batch.minibatch import Column
-from fedmb.errors import CorruptRing, SettingsError
+from fedmb.errors import AlreadyOwned, CorruptRing, FedmbError, SettingsError
 from fedmb.replay import level_sample, long_memory, undoable_rows
 from fedmb.replay.long_memory import LongMemory
 from fedmb.replay.undoable_rows import EMPTY, STAYS, UndoableRows
@@ -111,6 +111,37 @@ def test_a_file_made_for_other_rows_or_cut_short_is_refused(tmp_path):
     (tmp_path / "m").write_bytes((tmp_path / "m").read_bytes()[: len(content) // 2])
     with pytest.raises(CorruptRing):
         UndoableRows.mapped(tmp_path / "m", SCHEMA, 8, about=", level by label")
+
+
+def test_a_damaged_memory_is_refused_by_name_or_goes_on(tmp_path):
+    memory = opened(tmp_path / "one", "label")
+    for first in range(0, 90, 3):
+        memory.append(rows(first, first + 3))
+    memory.close()
+    whole, chance = (tmp_path / "one").read_bytes(), np.random.default_rng(0)
+    refusals = []
+    for _ in range(200):
+        torn = bytearray(whole)
+        for _ in range(chance.integers(1, 6)):
+            at = int(chance.integers(0, len(torn)))
+            torn[at : at + 64] = chance.bytes(min(64, len(torn) - at))
+        (tmp_path / "torn").write_bytes(torn)
+        try:
+            copy = opened(tmp_path / "torn", "label")
+        except FedmbError as error:
+            refusals.append(error)
+            continue
+        for first in range(copy.appended, copy.appended + 100, 5):
+            copy.append(rows(first, first + 5))
+            assert len(copy.sample(5, first)) == 5
+        copy.rewind(copy.appended - WINDOW)
+        assert len(copy) <= WINDOW
+        copy.close()
+
+    assert 0 < len(refusals) < 200
+    assert all(str(tmp_path / "torn") in str(error) for error in refusals)
+    assert not any(isinstance(error, AlreadyOwned) for error in refusals)
+    assert any("impossible marks" in str(error) for error in refusals)
 
 
 def test_empty_slots_are_empty_in_memory_and_in_a_file(tmp_path):
