@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from fedmb.replay.replay_table import ReplayTable
     from fedmb.replay.reservoir import Reservoir
     from fedmb.replay.ring import Ring
+    from fedmb.replay.ring_view import RingView
     from fedmb.replay.row_store import RowStore
     from fedmb.replay.sample import MixedSample, Sample
+    from fedmb.replay.sharded import ShardedTable
     from fedmb.replay.table_statistics import TableStatistics
     from fedmb.replay.trajectory import Windows
     from fedmb.replay.uniform import UniformReplay
     from fedmb.replay.uniform_sampler import Uniform
-    from fedmb.replay.vector_env import VectorRecorder
+    from fedmb.replay.vector_env import VectorRecorder, transition_schema
     from fedmb.replay.without_replacement import WithoutReplacement
 
 _HOMES = {
@@ -57,15 +59,18 @@ _HOMES = {
     "ReplayTable": "replay_table",
     "Reservoir": "reservoir",
     "Ring": "ring",
+    "RingView": "ring_view",
     "RowStore": "row_store",
     "Rows": "reader",
     "Sample": "sample",
+    "ShardedTable": "sharded",
     "TableStatistics": "table_statistics",
     "Uniform": "uniform_sampler",
     "UniformReplay": "uniform",
     "VectorRecorder": "vector_env",
     "Windows": "trajectory",
     "WithoutReplacement": "without_replacement",
+    "transition_schema": "vector_env",
 }
 
 __all__ = [
@@ -89,15 +94,18 @@ __all__ = [
     "ReplayTable",
     "Reservoir",
     "Ring",
+    "RingView",
     "RowStore",
     "Rows",
     "Sample",
+    "ShardedTable",
     "TableStatistics",
     "Uniform",
     "UniformReplay",
     "VectorRecorder",
     "Windows",
     "WithoutReplacement",
+    "transition_schema",
 ]
 
 
