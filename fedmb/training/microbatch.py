@@ -239,5 +239,6 @@ def _release(device: torch.device) -> None:
 def _form(batch: MiniBatch) -> str:
     """Name, dtype and shape of a row's columns, as one text."""
     return ", ".join(
-        f"{name}:{array.dtype.name}{list(array.shape[1:])}" for name, array in sorted(batch.columns.items())
+        f"{name}:{getattr(array.dtype, 'name', array.dtype)}{list(array.shape[1:])}"  # torch's dtypes are their name
+        for name, array in sorted(batch.columns.items())
     )

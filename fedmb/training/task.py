@@ -96,12 +96,20 @@ def load_task(name: str) -> Task:
 
 
 def tensors(batch: MiniBatch, device: torch.device) -> dict[str, Tensor]:
-    """The batch's columns as tensors on `device`; on the CPU they share memory with writable arrays."""
+    """The batch's columns as tensors on `device`; on the CPU they share memory with writable arrays.
+
+    Columns that are tensors already, as a ring on a device gives them, stay where they are.
+    """
     rows = {
-        name: torch.from_numpy(array if array.flags.writeable else array.copy())
-        for name, array in batch.columns.items()
+        name: column
+        if isinstance(column, Tensor)
+        else torch.from_numpy(column if column.flags.writeable else column.copy())
+        for name, column in batch.columns.items()
     }
     if device.type == "cpu":
         return rows
     # A copy from pageable memory makes the host wait whatever it is asked; torch keeps pinned blocks to use again.
-    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in rows.items()}
+    return {
+        name: (tensor.pin_memory() if tensor.is_cpu else tensor).to(device, non_blocking=True)
+        for name, tensor in rows.items()
+    }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 import torch
+from stateful_device import WORLDS as DEVICE_WORLDS
 from stateful_replay import WORLDS as REPLAY_WORLDS
 from stateful_streams import WORLDS as STREAM_WORLDS
 from stateful_trainer import drive_trainer, fresh_trainer, observe_trainer
@@ -260,4 +261,4 @@ WORLDS = {
     for name in get_args(OptimizerName)
 }
 WORLDS |= {name: World(*parts, everything) for name, parts in STREAM_WORLDS.items()}
-WORLDS |= {name: World(*parts) for name, parts in REPLAY_WORLDS.items()}
+WORLDS |= {name: World(*parts) for name, parts in (REPLAY_WORLDS | DEVICE_WORLDS).items()}

@@ -37,3 +37,11 @@ def test_read_only_columns_are_copied_before_torch_sees_them():
     rows["x"] += 1
 
     assert array[0] == 0
+
+
+def test_columns_that_are_tensors_already_stay_where_they_are():
+    column = torch.arange(3.0)
+
+    rows = tensors(MiniBatch({"x": column}), torch.device("cpu"))
+
+    assert rows["x"] is column
