@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MOST_SHARED = 256 << 20  # bytes of memory that one client shares for sampling
 LEAST_ROWS = 256  # that a slot holds, for clients whose first batch is smaller than the others
 MOST_SPARE = 1 << 20  # bytes of a slot for that
+MOST_SIZES = 4  # of which batches are held ready, for callers whose batches change their size all the time
 _LEAST_SLOTS = 3  # one that is read, one that is filled, one on its way
 
 
@@ -61,7 +62,7 @@ class Puller:
         """As `RemoteTable.sample` says."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         with self._lock:
-            ready = self._ready.setdefault(size, deque())
+            ready = self._ready_of(size)
             self._connection.retry(lambda: self._fetch(size, ready, deadline), self._forget, deadline)
             return ready.popleft()
 
@@ -72,6 +73,14 @@ class Puller:
         with self._lock:
             self._forget()
             self._ready.clear()
+
+    def _ready_of(self, size: int) -> deque[Sample]:
+        """Batches of this size that are ready; those of sizes that were not asked for lately are dropped."""
+        ready = self._ready.pop(size, None)
+        self._ready[size] = ready = deque() if ready is None else ready
+        while len(self._ready) > MOST_SIZES:
+            self._ready.pop(next(iter(self._ready)))
+        return ready
 
     def _fetch(self, size: int, ready: deque[Sample], deadline: float) -> None:
         """Have a batch of this size ready, and others on their way."""
@@ -113,7 +122,9 @@ class Puller:
         for one in frames(bytearray(message)):
             if one.kind is Kind.BATCH:
                 self._asked[one.rows] -= 1
-                self._ready.setdefault(one.rows, deque()).append(self._sample(one))
+                sample, ready = self._sample(one), self._ready.get(one.rows)
+                if ready is not None:  # or its size was dropped
+                    ready.append(sample)
                 self.table_rows = one.extra
             elif one.kind is Kind.REFUSED:
                 error = error or self._refused(one)

@@ -66,7 +66,7 @@ class ReplayService:
         self.tables = dict(tables)
         self.door = Door(self.tables, max_message_bytes)
         self._bearer = listening.bearer()
-        self._shared = SharedService(self.door, max_streams) if share else None
+        self._shared = _sharing(self.door, max_streams) if share else None
         self._server = grpc.server(
             ThreadPoolExecutor(max_streams, thread_name_prefix="replay"),
             handlers=[_Handlers(self)],
@@ -120,6 +120,15 @@ class ReplayService:
                 raise Unreachable("a replay service must run to answer, this one ends; connect again in a moment")
         except FedmbError as error:
             _abort(context, error)
+
+
+def _sharing(door: Door, max_streams: int) -> SharedService | None:
+    """The end of shared memory; None on a machine that does not have what it needs."""
+    try:
+        return SharedService(door, max_streams)
+    except OSError as error:
+        logger.warning("shared memory not offered reason=%s", error)
+        return None
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types

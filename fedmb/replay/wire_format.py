@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import sys
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -217,7 +218,7 @@ class Hello(NamedTuple):
     def encoded(self) -> bytes:
         """As JSON."""
         columns = None if self.schema is None else schema_json(self.schema)
-        content = {"version": WIRE_VERSION, "table": self.table, "writer": self.writer}
+        content = {"version": WIRE_VERSION, "byteorder": sys.byteorder, "table": self.table, "writer": self.writer}
         return json.dumps(content | {"columns": columns, "ticket": self.ticket}).encode()
 
     @classmethod
@@ -234,6 +235,11 @@ class Hello(NamedTuple):
             raise VersionMismatch(
                 f"a client must speak version {WIRE_VERSION} of the replay protocol, got {str(version)[:20]}; install "
                 "the same fedmb on both sides"
+            )
+        if found.get("byteorder") != sys.byteorder:
+            raise VersionMismatch(
+                f"a client must have the service's order of bytes, {sys.byteorder}, got "
+                f"{str(found.get('byteorder'))[:20]}; run both on machines of one kind"
             )
         columns = found.get("columns")
         schema = None if columns is None else schema_in(columns)

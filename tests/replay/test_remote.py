@@ -69,6 +69,17 @@ def test_sizes_are_prefetched_apart(transport):
     assert sizes == [3, 50, 3, 90, 50, 3]
 
 
+def test_batches_of_sizes_that_are_not_asked_for_any_more_are_dropped(transport):
+    with serving() as service, RemoteTable(service.address, transport=transport, prefetch=4) as table:
+        table.append(numbered(0, 100))
+        for size in range(1, 40):
+            assert len(table.sample(size)) == size
+        ready = table._puller._ready
+
+        assert len(ready) <= 4
+        assert is_whole(table.sample(3).columns)
+
+
 def test_a_batch_beyond_its_slot_comes_through_the_socket():
     with (
         serving(ReplayTable(SCHEMA, 10_000, name="default")) as service,

@@ -117,7 +117,8 @@ def test_what_is_no_request_ends_its_stream_and_nothing_else(channel, name, mess
         (b"", "INVALID_ARGUMENT"),
         (b"{}", "FAILED_PRECONDITION"),
         (b'{"version": 2, "table": "default", "writer": "w"}', "FAILED_PRECONDITION"),
-        (b'{"version": 1, "table": "default"}', "INVALID_ARGUMENT"),
+        (b'{"version": 1, "table": "default"}', "FAILED_PRECONDITION"),
+        (b'{"version": 1, "byteorder": "little", "table": "default"}', "INVALID_ARGUMENT"),
         (Hello("other", "w").encoded(), "NOT_FOUND"),
         (Hello("default", "w", {"x": SCHEMA["x"]}).encoded(), "FAILED_PRECONDITION"),
     ],
@@ -249,6 +250,19 @@ def test_numbers_that_no_table_takes_are_refused_without_ending_the_stream(chann
     assert status is grpc.StatusCode.OK
     assert kinds == [Kind.WELCOME, Kind.REFUSED, Kind.FIGURES]
     assert json_of(next(frames(came[1])).payload)["error"] == "ValueError"
+
+
+def test_a_machine_without_shared_memory_serves_over_grpc(monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("fedmb.replay.service.SharedService", refuse)
+    with serving() as service:
+        with RemoteTable(service.address) as table:
+            table.append(numbered(0, 3))
+            assert len(table.sample(2)) == 2
+        with pytest.raises(SettingsError, match="must share memory"):
+            RemoteTable(service.address, transport="shared").append(numbered(0, 1))
 
 
 def test_a_port_that_is_taken_is_refused():

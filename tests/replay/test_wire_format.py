@@ -147,6 +147,13 @@ def test_a_hello_of_another_version_says_so():
             Hello.decoded(json.dumps(content | {"version": version}).encode())
 
 
+def test_a_hello_from_a_machine_of_another_kind_says_so():
+    content = json.loads(Hello("t", "w").encoded())
+
+    with pytest.raises(VersionMismatch, match="order of bytes"):
+        Hello.decoded(json.dumps(content | {"byteorder": "middle"}).encode())
+
+
 @pytest.mark.parametrize("change", [{"table": 3}, {"writer": "w" * 300}, {"ticket": None}, {"columns": 5}])
 def test_a_hello_that_is_none_is_refused(change):
     content = json.loads(Hello("t", "w").encoded())
