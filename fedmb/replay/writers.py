@@ -32,13 +32,14 @@ class Writer:
 
     def known(self, sequence: int, rows: int) -> NDArray[np.int64] | None:
         """Ids of an insert that was taken before, -1 where they are forgotten; None for a new one."""
-        if sequence > self._last:
-            return None
-        return self._ids.get(sequence, np.full(rows, -1, np.int64))
+        if sequence in self._ids:
+            return self._ids[sequence]
+        was_refused = sequence > next(iter(self._ids), sequence)  # since what was taken later is remembered
+        return None if sequence > self._last or was_refused else np.full(rows, -1, np.int64)
 
     def taken(self, sequence: int, ids: NDArray[np.int64]) -> None:
         """Remember an insert."""
-        self._last = sequence
+        self._last = max(self._last, sequence)
         self._ids[sequence] = ids
         if len(self._ids) > WINDOW:
             self._ids.popitem(last=False)

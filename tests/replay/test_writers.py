@@ -31,6 +31,16 @@ def test_ids_are_forgotten_before_the_insert_is():
     assert take(writers, "a", 3) == [1003]
 
 
+def test_an_insert_that_was_refused_may_come_again():
+    writers = Writers()
+    for sequence in (1, 2, 4, 5):  # the third was refused
+        take(writers, "a", sequence)
+
+    assert take(writers, "a", 3) is None
+    assert take(writers, "a", 3) == [1003]
+    assert take(writers, "a", 6) is None
+
+
 def test_the_writer_that_was_silent_for_longest_is_forgotten():
     writers = Writers()
     for number in range(MAX_WRITERS):
