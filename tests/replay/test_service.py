@@ -1,15 +1,12 @@
 import os
-import secrets
-import socket
 import threading
 
 import grpc
 import numpy as np
 import pytest
-from programs import certificates
 from replay_service import SCHEMA, numbered, serving
 
-from fedmb.errors import AccessDenied, SettingsError, Unreachable, VersionMismatch
+from fedmb.errors import SettingsError, Unreachable, VersionMismatch
 from fedmb.replay.limiter import RateLimiter
 from fedmb.replay.remote import RemoteTable
 from fedmb.replay.remote_stream import HELLO_KEY, SERVICE, GrpcStream
@@ -37,15 +34,6 @@ def channel():
     with serving() as service, grpc.insecure_channel(service.address) as found:
         found.table = service.tables["default"].table
         yield found
-
-
-@pytest.fixture
-def secret(tmp_path):
-    """Certificate, key, authority and a token's file."""
-    token = tmp_path / "token"
-    token.touch(0o600)
-    token.write_text(secrets.token_hex(32))
-    return [*certificates(tmp_path), token]
 
 
 def status_of(channel, name="Write", messages=(), headers=(HELLO,)):
@@ -160,51 +148,6 @@ def test_a_stream_too_many_is_refused_and_said():
         RemoteTable(service.address, transport="grpc").close()
 
 
-def test_a_token_and_tls_let_in_who_has_them(secret):
-    certificate, key, authority, token = secret
-    listening = Listening(certificate=certificate, key=key, token_file=token)
-    with (
-        serving(listening=listening) as service,
-        RemoteTable(service.address, root_certificates=authority, token_file=token, transport="grpc") as table,
-    ):
-        table.append(numbered(0, 10))
-
-        assert len(table.sample(4)) == 4
-
-
-def test_intruders_stay_outside(secret, tmp_path):
-    certificate, key, authority, token = secret
-    wrong = tmp_path / "wrong"
-    wrong.touch(0o600)
-    wrong.write_text(secrets.token_hex(32))
-    (tmp_path / "other").mkdir()
-    stranger = certificates(tmp_path / "other")[2]
-    listening = Listening(certificate=certificate, key=key, token_file=token)
-    with serving(listening=listening) as service:
-        with pytest.raises(AccessDenied, match="token"):
-            RemoteTable(service.address, root_certificates=authority)
-        with pytest.raises(AccessDenied, match="token"):
-            RemoteTable(service.address, root_certificates=authority, token_file=wrong)
-        with pytest.raises(Unreachable):
-            RemoteTable(service.address, token_file=token)  # plain to TLS
-        with pytest.raises(Unreachable):
-            RemoteTable(service.address, root_certificates=stranger, token_file=token)
-        host, _, port = service.address.rpartition(":")
-        with socket.create_connection((host, int(port))) as raw:
-            raw.sendall(b"GET / HTTP/1.1\r\n\r\n" * 100)
-
-        assert service.door.statistics().opened == 0
-        RemoteTable(service.address, root_certificates=authority, token_file=token).close()
-
-
-def test_a_token_is_asked_for_on_loopback_too_where_there_is_one(secret):
-    token = secret[3]
-    with serving(listening=Listening(token_file=token)) as service:
-        with pytest.raises(AccessDenied):
-            RemoteTable(service.address)
-        RemoteTable(service.address, token_file=token).close()
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_mutated_requests_are_refused_and_the_service_lives(channel):
@@ -242,6 +185,23 @@ def test_mutated_requests_are_refused_and_the_service_lives(channel):
     assert status_of(channel, messages=[insert()])[0] is grpc.StatusCode.OK
 
 
+def test_a_client_that_does_not_read_is_not_drawn_for_without_end():
+    table = ReplayTable(SCHEMA, 1000, name="default")
+    with serving(table) as service, grpc.insecure_channel(service.address) as channel:
+        table.append(numbered(0, 1000))
+        pull = frame(Kind.PULL, rows=1000, extra=4000)
+        call = channel.stream_stream(f"/{SERVICE}/Sample")(iter([pull]), metadata=[HELLO], timeout=50)
+        next(call)  # the welcome
+        drawn = [-1] * 20
+        while drawn[0] != drawn[-1] or not drawn[-1]:
+            threading.Event().wait(0.01)
+            drawn = [*drawn[1:], table.statistics().sampled]
+        came = sum(one.kind is Kind.BATCH for message in call for one in frames(message))
+
+    assert drawn[-1] < 1_000_000, "of four million that it asked for"
+    assert came == 4000
+
+
 def test_numbers_that_no_table_takes_are_refused_without_ending_the_stream(channel):
     bad = frame(Kind.REPRIORITIZE, np.array([1]), np.array([np.nan]), rows=1, sequence=1)
     status, came = status_of(channel, "Ask", [bad, frame(Kind.STATISTICS, sequence=2)])
@@ -268,14 +228,6 @@ def test_a_machine_without_shared_memory_serves_over_grpc(monkeypatch):
 def test_a_port_that_is_taken_is_refused():
     with serving() as service, pytest.raises(SettingsError, match="the port is taken"):
         ReplayService({}, Listening(port=int(service.address.rpartition(":")[2])))
-
-
-def test_a_certificate_that_is_none_is_refused(tmp_path, secret):
-    nonsense = tmp_path / "nonsense"
-    nonsense.write_text("nonsense")
-
-    with pytest.raises(SettingsError, match="TLS takes its files"):
-        ReplayService({}, Listening(certificate=nonsense, key=secret[1]))
 
 
 def test_a_service_that_ends_finishes_streams_that_wait():

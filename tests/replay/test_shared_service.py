@@ -1,5 +1,6 @@
 import os
 import socket
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -95,6 +96,29 @@ def test_slots_that_are_none_and_garbage_end_the_stream_alone(message):
         stream.close()
         with RemoteTable(service.address, transport="shared") as table:
             assert len(table) == 0
+
+
+def test_mutated_frames_end_their_stream_and_nothing_else():
+    random = np.random.default_rng(7)
+    with serving() as service:
+        good = frame(Kind.INSERT, (0).to_bytes(4, "little"), rows=3, sequence=1, flags=8)
+        for _ in range(200):
+            message = bytearray(good)
+            for _ in range(random.integers(1, 4)):
+                message[random.integers(len(message))] ^= 1 << int(random.integers(8))
+            if message == good:
+                continue
+            stream = SharedStream(share(service), Hello("default", "w"), "Write", Wanted(1, 4096))
+            stream.send(bytes(message))
+            stream._stream._socket.shutdown(socket.SHUT_WR)
+            with suppress(Unreachable):
+                while message := stream.receive(10):
+                    assert {one.kind for one in frames(message)} == {Kind.REFUSED}
+            stream.close()
+
+        assert service.tables["default"].table.statistics().appended == 0
+        with RemoteTable(service.address, transport="shared") as table:
+            assert len(table.append(numbered(0, 3))) == 3
 
 
 def test_whoever_connects_and_says_nothing_or_nonsense_is_dropped(monkeypatch):
