@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 
-from fedmb.errors import SettingsError
+from fedmb.errors import SettingsError, ShapeError
 from fedmb.replay.episodes import EpisodeIndex
 from fedmb.replay.reader import not_skipped, require_columns, require_order, row_numbers
 
@@ -121,7 +121,11 @@ class Hindsight:
         return good
 
     def read(self, view: TableView, slots: NDArray[np.int64], random: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """The rows, relabelled."""
+        """The rows, relabelled.
+
+        Raises:
+            ShapeError: a rule does not give one value a row.
+        """
         columns = view.read(slots)
         chosen = np.flatnonzero(random.random(len(slots)) < self._ratio)
         if len(chosen) == 0:
@@ -136,7 +140,13 @@ class Hindsight:
             columns[name][chosen] = goals
         relabelled = {name: column[chosen] for name, column in columns.items()}
         for name, rule in self._rules.items():
-            columns[name][chosen] = rule(relabelled[self._achieved], goals, relabelled)
+            values = rule(relabelled[self._achieved], goals, relabelled)
+            if np.shape(values) != relabelled[name].shape:
+                raise ShapeError(
+                    f"a rule must give one {name!r} a row, of shape {relabelled[name].shape}, got {np.shape(values)}; "
+                    "let it compute on whole arrays and not sum over them"
+                )
+            columns[name][chosen] = values
         return columns
 
     def reset(self) -> None:

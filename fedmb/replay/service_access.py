@@ -101,8 +101,8 @@ class Reaching:
     """File with the token to show."""
 
     def __post_init__(self) -> None:
-        host, colon, port = self.address.rpartition(":")
-        if not (colon and host and port.isascii() and port.isdecimal() and 1 <= int(port) < 1 << 16):
+        host, _, port = self.address.rpartition(":")
+        if not (host and "/" not in host and port.isascii() and port.isdecimal() and 1 <= int(port) < 1 << 16):
             raise SettingsError(f"a replay service is written HOST:PORT, got {self.address!r}; like 127.0.0.1:8400")
         if self.token_file is not None:
             read_token(self.token_file)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmb.batch.minibatch import Column, check_columns
-from fedmb.errors import SettingsError
+from fedmb.errors import SettingsError, ShapeError
 from fedmb.replay.hindsight import Hindsight
 from fedmb.replay.reader import draw_valid
 
@@ -121,6 +121,16 @@ def test_other_columns_follow_the_goal_by_rules_of_their_own():
     got = reader.read(view, view.slots, np.random.default_rng(1))
 
     assert got["terminated"].tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("wrong", [lambda *_: 0.0, lambda achieved, *_: np.zeros((len(achieved), 1), np.float32)])
+def test_a_rule_that_does_not_give_one_value_a_row_is_refused(wrong):
+    view, reader = GoalRows(10), Hindsight(goal=("goal",), achieved="achieved", reward=wrong, ratio=1)
+    reader.check(view)
+    view.append([0, 0, 2])
+
+    with pytest.raises(ShapeError, match=r"one 'reward' a row, of shape \(3,\)"):
+        reader.read(view, view.slots, np.random.default_rng(1))
 
 
 def test_rows_to_skip_are_no_anchor():

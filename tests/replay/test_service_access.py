@@ -67,7 +67,9 @@ def test_only_the_token_itself_admits(shown, token):
     assert admits(None, shown), "a service without a token"
 
 
-@pytest.mark.parametrize("wrong", ["", "host", "host:", ":80", "host:0", "host:70000", "host:-1", "host:http"])
+@pytest.mark.parametrize(
+    "wrong", ["", "host", "host:", ":80", "host:0", "host:70000", "host:-1", "host:http", "http://host:80"]
+)
 def test_an_address_is_a_host_and_a_port(wrong):
     with pytest.raises(SettingsError, match="HOST:PORT"):
         Reaching(wrong)
