@@ -41,11 +41,12 @@ class FifoIds:
 
     def ids_of(self, slots: Slots) -> Slots:
         """Ids of the rows in these slots, all of which hold one."""
-        head = self.appended % self.capacity
         if self.appended <= self.capacity:
             return slots.copy()
-        ids = slots + (self.appended - head)
-        ids -= self.capacity * (slots >= head)
+        head = self.appended % self.capacity
+        base = self.appended - head
+        ids = np.where(slots < head, base, base - self.capacity)
+        ids += slots
         return ids
 
     def slots_of(self, first: int, stop: int) -> Slots:
