@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from fedmb.batch.minibatch import check_columns
 from fedmb.errors import ShapeError
 from fedmb.replay.reader import draw_valid
 from fedmb.replay.remover import Fifo
@@ -187,12 +188,15 @@ class TableContents:
 
     def load_policies(self, state: dict[str, Any]) -> None:
         """Load what is not known of single rows: counts, generator, sampler and remover."""
+        try:
+            self.sampler.load_state_dict(state["sampler"])
+            if self.fifo is None:
+                self.remover.load_state_dict(state["remover"])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ShapeError(f"a state must be of this sampler and remover, got {error}; make both so") from error
         for name in COUNTS:
             setattr(self, name, int(state["counts"][name]))
         self.random.bit_generator.state = state["random"]
-        self.sampler.load_state_dict(state["sampler"])
-        if self.fifo is None:
-            self.remover.load_state_dict(state["remover"])
 
     def adopt(self, appended: int, oldest: int, slots: Slots) -> None:
         """Let these rows be those of the table: what the commits say is true, and the policies know of it."""
@@ -217,6 +221,8 @@ class TableContents:
             pairs = zip(names, found, wanted, strict=True)
             differences = [f"{name} {one} (wanted {other})" for name, one, other in pairs if one != other]
             raise ShapeError(f"a table's state must fit its settings, got {', '.join(differences)}; make it as before")
+        if state["rows"] is not None:
+            check_columns(state["rows"], self.store.schema)
 
     def _append_in_order(self, columns: Columns, count: int, priorities: Priorities | None) -> tuple[Slots, int]:
         fifo, capacity = self.fifo, self.store.capacity

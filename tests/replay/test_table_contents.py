@@ -118,3 +118,19 @@ def test_a_state_of_other_settings_is_refused():
     for other in (make("uniform", "fifo", capacity=11), make("uniform", "lifo"), make("uniform", "fifo", most=2)):
         with pytest.raises(ShapeError, match="a table's state must fit its settings, got"):
             table.load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize(("sampler", "other"), list(itertools.permutations(SAMPLERS, 2)))
+def test_a_state_of_another_sampler_is_refused(sampler, other):
+    table = make(sampler, "fifo")
+
+    with pytest.raises(ShapeError, match="must be of this sampler and remover"):
+        table.load_state_dict(make(other, "fifo").state_dict())
+
+
+def test_a_state_of_other_columns_is_refused():
+    state = make("uniform", "fifo").state_dict()
+    state["rows"] = {name: column.astype(np.float64) for name, column in state["rows"].items()}
+
+    with pytest.raises(ShapeError, match="convert it"):
+        make("uniform", "fifo").load_state_dict(state)
