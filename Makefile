@@ -10,7 +10,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test kafka soak bench-step bench-loader bench-kafka lint types format reference wheel clean
+.PHONY: help install demo test kafka soak bench-step bench-loader bench-kafka cartpole lint types format reference wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ bench-kafka: install ## records of a real broker into tensors: ours, bare client
 	@build/kafka-peers/bin/python -m pip install --quiet 'tensorflow-cpu==2.16.*' 'tensorflow-io==0.37.1' 'numpy<2' quixstreams \
 	    && peers='--peers build/kafka-peers/bin/python' || echo "peers left out: they do not install here" >&2; \
 	$(BIN)/python benchmarks/kafka.py $${peers:-} $(ARGS)
+
+cartpole: install ## federated Q-learning on CartPole until solved: as processes, then by sampler over five seeds
+	@$(BIN)/python examples/cartpole/processes.py $(ARGS)
+	@$(BIN)/python examples/cartpole/one_process.py --seeds 5
 
 lint: install ## ruff
 	@$(BIN)/ruff check
