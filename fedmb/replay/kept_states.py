@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from typing import TYPE_CHECKING
 
 from fedmb.errors import SettingsError
@@ -55,11 +56,9 @@ class KeptStates:
             return name
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / name
-        if path.exists():
-            os.utime(path)
-        else:
+        if not path.exists():
             write_atomically(path, data)
-        self._drop_stale(self._directory)
+        self._drop_stale(path)
         return name
 
     def load(self, name: str) -> bytes | None:
@@ -73,9 +72,17 @@ class KeptStates:
         is_whole = data is not None and hashlib.sha256(data).hexdigest().startswith(name.rpartition("-")[2])
         return data if is_whole else None
 
-    def _drop_stale(self, directory: Path) -> None:
-        if self._keep is None:
-            return
-        found = [path for path in directory.iterdir() if _NAME.fullmatch(path.name)]
-        for path in sorted(found, key=lambda one: (one.stat().st_mtime_ns, one.name))[: -self._keep]:
-            path.unlink(missing_ok=True)
+    def _drop_stale(self, newest: Path) -> None:
+        """Make this file the newest, and drop what is too old."""
+        others = [path for path in newest.parent.iterdir() if _NAME.fullmatch(path.name) and path != newest]
+        others.sort(key=_changed_ns)
+        # The kernel's own times stand still for milliseconds: files written in one of them would have no order.
+        now = max([time.time_ns(), *(_changed_ns(path) + 1 for path in others[-1:])])
+        os.utime(newest, ns=(now, now))
+        if self._keep is not None:
+            for path in others[: max(0, len(others) + 1 - self._keep)]:
+                path.unlink(missing_ok=True)
+
+
+def _changed_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns
