@@ -4,6 +4,8 @@ import math
 import numpy as np
 import pytest
 from modelled_table import SCHEMA, rows, same_rows
+from small_regression import Curve, fresh, stepper, weights
+from small_regression import columns as curve_columns
 
 from fedmb.batch.loss_listener import listener_of
 from fedmb.batch.mixture import Mixture
@@ -14,6 +16,8 @@ from fedmb.replay.prioritized import Prioritized
 from fedmb.replay.replay_buffer import ReplayBuffer
 from fedmb.replay.replay_source import EVERY, ReplaySource
 from fedmb.replay.replay_table import ReplayTable
+from fedmb.training.stretch import Budget
+from fedmb.training.trainer import Trainer
 
 
 def table_of(count=9, **parts):
@@ -191,3 +195,26 @@ def test_closing_closes_the_table():
 
     with pytest.raises(ValueError, match="a table must be open"):
         source.take(1)
+
+
+def trainer():
+    table = ReplayTable(Curve.schema, 60, sampler=Prioritized(beta=1.0))
+    table.append(curve_columns(60))
+    return Trainer(stepper(*fresh(lr=0.02)), source_of(table, prioritizes=True), size=8), table
+
+
+def test_a_trainer_that_stops_and_goes_on_with_its_table_learns_the_same_bits():
+    whole, table = trainer()
+    whole.run(Budget(steps=3 * EVERY))
+    assert table.statistics().reprioritized > 100
+
+    first, table = trainer()
+    first.run(Budget(steps=EVERY + 5))
+    state, rows_then = first.state_dict(), table.state_dict()
+    resumed, table = trainer()
+    table.load_state_dict(rows_then)
+    resumed.step.model.load_state_dict(first.step.model.state_dict())
+    resumed.load_state_dict(state)
+    resumed.run(Budget(steps=2 * EVERY - 5))
+
+    assert weights(resumed.step.model).tolist() == weights(whole.step.model).tolist()
