@@ -24,15 +24,24 @@ from fedmb.federation.stream_watch import figures
 from fedmb.ingest.kafka_options import KEYS, SETTINGS
 from fedmb.ingest.pump_tally import PumpStatistics
 from fedmb.ledger import StreamPartition
+from fedmb.replay.service_section import ReplayServe
 from fedmb.replay.stream_ring import StreamRingStatistics
 from fedmb.settings import load
 from fedmb.simulation.population import Simulation
 
 GUIDES = Path(__file__).resolve().parents[1] / "docs" / "guide"
-PAGES = ("forever.md", "training.md", "gradient.md", "norm-layers.md", "streams.md", "online.md", "replay-memories.md")
+PAGES = (
+    *("forever.md", "training.md", "gradient.md", "norm-layers.md", "streams.md", "online.md"),
+    *("replay.md", "replay-memories.md"),
+)
 STREAMS = (GUIDES / "streams.md").read_text()
 BROKER = "127.0.0.1:9092"  # of the page
-READERS = {Simulation: {}, ServerSettings: {}, ClientSettings: {"name": "ward", "source": "table:task"}}
+READERS = {
+    Simulation: {},
+    ServerSettings: {},
+    ClientSettings: {"name": "ward", "source": "table:task"},
+    ReplayServe: {},
+}
 WAIT_SECONDS = 60.0  # for what a daemon is still about; it takes one
 
 
@@ -43,15 +52,26 @@ def _generators_are_put_back():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_snippet_prints_what_the_page_says(page):
-    snippets = re.findall(r"```python\n(.*?)```\n```\n(.*?)```", (GUIDES / page).read_text(), re.DOTALL)
+def test_every_snippet_prints_what_the_page_says(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (GUIDES / page).read_text()
+    commands = "" if text == STREAMS else r"|```console\n\$ fedmb (.*?)\n(.*?)```"  # which need a broker there
+    snippets = re.findall(rf"```python\n(.*?)```\n```\n(.*?)```{commands}", text, re.DOTALL)
     names = {}
 
-    assert len(snippets) == (GUIDES / page).read_text().count("```python")
-    for code, expected in snippets:
+    assert sum(bool(code) for code, *_ in snippets) == text.count("```python")
+    for code, expected, *command in snippets:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(compile(code, page, "exec"), names)  # noqa: S102  # our own page
-        assert printed.getvalue().strip() == expected.strip()
+            if code:
+                exec(compile(code, page, "exec"), names)  # noqa: S102  # our own page
+            else:
+                main(command[0].split())
+        assert as_shown(printed.getvalue()) == as_shown(expected or command[1])
+
+
+def as_shown(text):
+    """A text without spaces at the ends of its lines, and without checksums in names of files."""
+    return re.sub(r"(?<=snapshot-)(\d{6})-[0-9a-f]{8}", r"\1", re.sub(r" +$", "", text, flags=re.MULTILINE)).strip()
 
 
 def fences(kind):
