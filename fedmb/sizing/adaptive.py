@@ -27,7 +27,8 @@ def norm_test(theta: float, start: int) -> BatchSize:
     Raises:
         SettingsError: theta is not positive.
 
-    Source: Byrd et al. 2012, Mathematical Programming 134 (dynamic sample size, norm test); here solved for the size.
+    Source: Byrd et al. 2012, Sample size selection in optimization methods for machine learning, Mathematical
+    Programming 134; here solved for the size, in the form of Cockpit's `norm_test`.
     """
     if not 0 < theta < math.inf:
         raise SettingsError(f"theta must be positive, got {theta}; 1 gives the noise scale, 0.5 four times it")

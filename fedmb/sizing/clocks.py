@@ -40,6 +40,8 @@ def norm_momentum(share: float, base: int) -> Clock:
 
     Raises:
         SettingsError: the share is not 0 to 1 or the base not positive.
+
+    Source: a corollary of `momentum`, whose memory is 1 - share: Busbridge et al. 2023, arXiv:2307.13813.
     """
     return functools.partial(_renewed, _checked_share(share), _checked_base(base))
 

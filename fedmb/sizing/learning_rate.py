@@ -43,7 +43,8 @@ def sqrt_scaled(base_rate: float, size: float, base_size: float) -> float:
     Raises:
         SettingsError: a size is not positive.
 
-    Source: Krizhevsky 2014, arXiv:1404.5997; for Adam, Malladi et al. 2022, arXiv:2205.10287.
+    Source: Krizhevsky 2014, arXiv:1404.5997 (the variance of a step stays); for Adam, Malladi et al. 2022,
+    arXiv:2205.10287.
     """
     return base_rate * sqrt(size, base_size)
 
@@ -72,8 +73,9 @@ def gain(size: float, base_size: float, noise: float | None) -> float:
         SettingsError: a size is not positive.
         ValueError: the noise is negative.
 
-    Source: Johnson et al. 2020 (AdaScale), arXiv:2007.05105; the same as McCandlish et al. 2018,
-    arXiv:1812.06162, equation 2.6, relative to the base size.
+    Source: Johnson et al. 2020 (AdaScale), arXiv:2007.05105: its gain ratio is (s + m) / (s / S + m), with the variance
+    s of the base size's gradient, the square m of the true one and S = size / base_size. The same as McCandlish et al.
+    2018, arXiv:1812.06162, equation 2.6, relative to the base size.
     """
     ratio = _ratio(size, base_size)
     if noise is None:
@@ -102,7 +104,7 @@ def legw(size: int, *, base_size: int, warmup_samples: float) -> Schedule:
     Raises:
         SettingsError: a size is not positive or the warmup negative.
 
-    Source: You et al. 2019, arXiv:1901.08256 (linear-epoch gradual warmup).
+    Source: LEGW: You et al. 2019, arXiv:1901.08256 (linear-epoch gradual warmup).
     """
     ratio = _ratio(size, base_size)
     return constant(math.sqrt(ratio)) * warmup(ratio * warmup_samples, start=0.0)

@@ -129,6 +129,8 @@ def cosine(noise: float, size: float) -> float:
 
     Raises:
         ValueError: the size is not positive or the noise negative.
+
+    Source: a corollary of E|g|^2 = |G|^2 + trace / size: McCandlish et al. 2018, arXiv:1812.06162, appendix A.1.
     """
     if size <= 0 or noise < 0:
         raise ValueError(f"size must be positive and noise at least 0, got {size} and {noise}; measure the noise first")

@@ -54,6 +54,8 @@ def ramp(start: int, stop: int, samples: int) -> BatchSize:
 
     Raises:
         SettingsError: a size or the number of samples is below 1.
+
+    Source: the line is ours; that a batch may grow where a rate would fall is Smith et al. 2017, arXiv:1711.00489.
     """
     if min(start, stop, samples) < 1:
         raise SettingsError(f"a ramp needs sizes and samples of at least 1, got {start}, {stop}, {samples}; raise it")
@@ -68,7 +70,7 @@ def ada_batch(start: int, *, every_samples: int, factor: float = 2.0) -> BatchSi
     Raises:
         SettingsError: the start or the distance is below 1, or the factor not above 1.
 
-    Source: Devarakonda et al. 2017, arXiv:1712.02029 (doubling every 20 epochs).
+    Source: AdaBatch: Devarakonda et al. 2017, arXiv:1712.02029 (doubling every 20 epochs).
     """
     checked_start(start)
     if every_samples < 1 or not factor > 1:
@@ -88,7 +90,8 @@ def instead_of_decay(schedule: Schedule, base: int) -> BatchSize:
     Raises:
         SettingsError: the base is below 1.
 
-    Source: Smith et al. 2017, arXiv:1711.00489.
+    Source: Smith et al. 2017, arXiv:1711.00489, whose noise scale is lr * (rows / size - 1); for sizes that are small
+    against the table it is the product above.
     """
     return BatchSize(functools.partial(_instead_of_decay, schedule, checked_start(base)))
 

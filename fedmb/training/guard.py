@@ -3,7 +3,9 @@
     guard = Clip(1.0) & Finite() & Spike(factor=8)
     report = guard(parameters)                    # once a batch: after unscaling, before the step
 
-All rules share one total norm. It stays on the device unless a rule must read it: `Clip` alone costs no wait.
+All rules share one total norm. It stays on the device unless a rule must read it: `Clip` alone costs no wait. `Finite`
+and `Spike` read it once a batch. Their verdict cannot wait: a skipped batch moves no clock, so the rate of the next
+step, momentum, averages and what the server is told all hang on it.
 """
 
 from __future__ import annotations
@@ -109,7 +111,10 @@ class Clip:
 
 
 class Finite:
-    """Skips a batch whose gradients are not all finite."""
+    """Skips a batch whose gradients are not all finite.
+
+    Source: what loss scaling does for fp16 (Micikevicius et al. 2018, arXiv:1710.03740), for every format and cause.
+    """
 
     max_norm = math.inf
     reads_norm = True
@@ -144,6 +149,8 @@ class Spike:
         factor: how many medians make a spike.
         window: accepted batches that the median is taken over.
         patience: spikes in a row that ask for a rollback.
+
+    Source: the rule is ours; Lightning's `spike.py` skips by the loss of the last batches.
     """
 
     max_norm = math.inf

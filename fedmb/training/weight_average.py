@@ -27,7 +27,8 @@ class WeightAverage:
     Raises:
         SettingsError: the decay is not 0 to 1.
 
-    Source: Polyak and Juditsky 1992; the rule for changed batch sizes is Busbridge et al. 2023, arXiv:2307.13813.
+    Source: Polyak and Juditsky 1992, Acceleration of stochastic approximation by averaging, SIAM J. Control Optim. 30;
+    the rule for changed batch sizes is Busbridge et al. 2023, arXiv:2307.13813, definition 1.2.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
