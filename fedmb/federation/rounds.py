@@ -140,8 +140,10 @@ class RoundLoop:
 
         Raises:
             NotEnoughData: too few nodes connected in time, or three rounds in a row brought no usable reply.
+            SettingsError: the metric that is to stop the run is none that the run has.
         """
-        fruitless, news = 0, NewsWait()
+        fruitless, news, score = 0, NewsWait(), self.watch.score
+        self.convergence.check((lambda: score(state)) if score else None)
         self.convergence.load_state_dict(state.convergence)
         self.silence.load_state_dict(state.silence)
         while state.version < self.rounds.last and not self.stop.is_set() and not self.convergence.reason:

@@ -11,7 +11,7 @@ from fedmb.errors import SettingsError
 from fedmb.section import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from fedmb.telemetry.events import RoundReport
 
@@ -34,7 +34,19 @@ class Stopping(Section):
     def _finite_target(self) -> Stopping:
         if self.target is not None and not math.isfinite(self.target):
             raise ValueError(f"a target must be finite, got {self.target}; leave it out for none")
+        for name in ("metric", "higher_is_better", "min_change") if not self.is_on else ():
+            value = getattr(self, name)
+            if value != Stopping.model_fields[name].default:
+                raise ValueError(
+                    f"{name} is read where a run may stop, got {value} and neither target nor patience; set one of "
+                    f"them, or remove {name}"
+                )
         return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything stops a run before its last round."""
+        return self.target is not None or self.patience is not None
 
 
 class Convergence:
@@ -57,9 +69,9 @@ class Convergence:
         Raises:
             SettingsError: the run has no such metric.
         """
-        if self.stopping.target is None and self.stopping.patience is None:
+        if not self.stopping.is_on:
             return None
-        value = self._value(report)
+        value = self._value({"train_loss": report.train_loss, **report.scores})
         if self._is_better(value):
             self._best, self._best_round = value, report.round
         self.reason = self._arrived(value) or self._exhausted(report.round)
@@ -74,8 +86,20 @@ class Convergence:
         self._best, self._best_round = state.get("best"), state.get("round", 0)
         self.reason = state.get("reason")
 
-    def _value(self, report: RoundReport) -> float:
-        known = {"train_loss": report.train_loss, **report.scores}
+    def check(self, score: Callable[[], Mapping[str, float]] | None) -> None:
+        """Demand, before a round is trained for nothing, that the run has the watched metric.
+
+        Args:
+            score: scores the model that the run starts from, called only where its names are needed; None where nothing
+                is scored.
+
+        Raises:
+            SettingsError: it has not.
+        """
+        if self.stopping.is_on and self.stopping.metric != "train_loss":
+            self._value({"train_loss": math.nan, **(score() if score else {})})
+
+    def _value(self, known: Mapping[str, float]) -> float:
         if self.stopping.metric not in known:
             raise SettingsError(
                 f"the watched metric must be one of {sorted(known)}, got {self.stopping.metric!r}; set stopping.metric",

@@ -68,7 +68,26 @@ def test_a_metric_that_the_run_does_not_have_is_named_with_those_it_has():
 
 
 def test_without_target_or_patience_a_run_goes_on():
-    assert stopped_at(Stopping(metric="whatever"), 0.1, 0.1, 0.1) is None
+    assert stopped_at(Stopping(), 0.1, 0.1, 0.1) is None
+
+
+@pytest.mark.parametrize("idle", [{"metric": "loss"}, {"higher_is_better": False}, {"min_change": 0.1}])
+def test_what_nothing_would_read_is_refused(idle):
+    with pytest.raises(ValueError, match="neither target nor patience; set one of them, or remove"):
+        Stopping(**idle)
+    Stopping(patience=2, **idle)
+
+
+def test_a_metric_that_the_run_does_not_have_is_refused_before_it_trains():
+    with pytest.raises(SettingsError, match=r"must be one of \['accuracy', 'loss', 'train_loss'\], got 'acuracy'"):
+        Convergence(Stopping(patience=2, metric="acuracy")).check(lambda: {"accuracy": 0.1, "loss": 2.0})
+    with pytest.raises(SettingsError, match=r"must be one of \['train_loss'\]"):
+        Convergence(Stopping(patience=2)).check(None)
+
+
+@pytest.mark.parametrize("stopping", [Stopping(), Stopping(patience=2, metric="train_loss", higher_is_better=False)])
+def test_no_model_is_scored_where_its_scores_are_not_watched(stopping):
+    Convergence(stopping).check(lambda: pytest.fail("scored"))
 
 
 def test_a_target_that_is_no_number_is_refused():
