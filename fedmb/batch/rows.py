@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedmb.batch.minibatch import Columns, Schema
     from fedmb.batch.source import BatchSource
 
+_MIXED = 2  # tables at least, where any are mixed
 _NEED_A_TABLE = {"stream": ("buckets", "graph"), "dataset": ("buckets", "graph", "curriculum_samples", "mapped")}
 
 
@@ -57,6 +58,11 @@ class Rows(Section):
         chosen = [name for name in ("buckets", "graph", "curriculum_samples") if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise ValueError(f"one technique decides which rows meet in a batch, got {' and '.join(chosen)}; keep one")
+        if self.curriculum_samples is None and self.curriculum_start != _default("curriculum_start"):
+            raise ValueError(
+                f"curriculum_start is read by a curriculum, got {self.curriculum_start} and no curriculum_samples; set "
+                "curriculum_samples, or remove curriculum_start"
+            )
         if self.mapped and (self.buckets or self.graph):
             raise ValueError(f"rows.{chosen[0]} reads its table into memory, got mapped = true; leave mapped out")
         if self.buckets and self.tail != "balance":
@@ -79,6 +85,19 @@ class Rows(Section):
                 f"{wrong[0]} needs its rows in a table, got a {kind}; leave {' and '.join(wrong)} out, or have no "
                 f"client with a {kind}",
                 key=wrong[0],
+            )
+
+    def check_mixed(self, tables: int) -> None:
+        """Demand that a temperature, where one is set, has several tables to mix.
+
+        Raises:
+            SettingsError: it has not.
+        """
+        if tables < _MIXED and self.temperature != _default("temperature"):
+            raise SettingsError(
+                f"rows.temperature mixes several tables of a client, got {self.temperature:g} for {tables} table; name "
+                "more tables, or leave the temperature out",
+                key="rows.temperature",
             )
 
     def mixed(self, tables: Mapping[str, Columns], *, seed: int, client: str, task: object = None) -> BatchSource:
@@ -158,3 +177,7 @@ class Rows(Section):
     def ahead(self, source: BatchSource) -> BatchSource:
         """`source` behind a `Prefetch` of the set depth, or as it is."""
         return Prefetch(source, self.prefetch) if self.prefetch else source
+
+
+def _default(name: str) -> object:
+    return Rows.model_fields[name].default

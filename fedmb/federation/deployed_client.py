@@ -22,6 +22,7 @@ from fedmb.training.absent_source import AbsentSource, described
 from fedmb.training.device import computing, training_device
 from fedmb.training.distributed import Ranks
 from fedmb.training.local_update import LocalUpdate
+from fedmb.training.named_object import check_code
 from fedmb.training.recipe import Training
 from fedmb.training.task import load_task
 
@@ -59,6 +60,11 @@ class ClientSettings(Section):
     labels: Labels = Labels()
     replay: Replaying = Replaying()
     rows: Rows = Rows()
+
+    @model_validator(mode="after")
+    def _mixed(self) -> ClientSettings:
+        self.rows.check_mixed(sum(one.startswith("table:") for one in self.source.split()))
+        return self
 
     @model_validator(mode="after")
     def _not_one_of_several(self) -> ClientSettings:
@@ -116,6 +122,7 @@ def trainer_for(
     task = load_task(settings.task)
     chosen = settings.training
     if training is not None:
+        check_code(training, {"optimizer": chosen.optimizer, "dropout": chosen.dropout})
         chosen = Training.model_validate({**training, "micro_size": chosen.micro_size or training.get("micro_size")})
     opened = _opened(settings, task, seed) if ranks.is_first else None
     description = ranks.told(described(opened.source) if opened else None)

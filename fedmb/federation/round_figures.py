@@ -39,6 +39,7 @@ def monitored(updates: Sequence[Update], before: Arrays, after: Arrays) -> dict[
     - `skipped`: steps whose gradient was thrown away;
     - `wait_share`: part of the clients' time that they waited for rows;
     - `joules_measured`, `joules_modelled`: energy, only where every client knows its own;
+    - `carbon_grams`: the same times `training.grams_per_kwh`, where the user gives it;
     - `prequential_loss`, `prequential_accuracy`, …: fresh rows of streams before they were learnt, over the last rows
       of each client (`training.prequential.window`); `fading_loss`, …: over all, with fading weights;
     - `delayed_prequential_loss`, `delayed_fading_loss`, …: the same of what the model said before labels that come
@@ -52,7 +53,7 @@ def monitored(updates: Sequence[Update], before: Arrays, after: Arrays) -> dict[
         figures["gradient_norm"] = sums["gradient_norm"] / sums["steps"]
     if sums.get("seconds"):
         figures["wait_share"] = sums["wait_seconds"] / sums["seconds"]
-    for name in ("joules_measured", "joules_modelled"):
+    for name in ("joules_measured", "joules_modelled", "carbon_grams"):
         if updates and all(name in update.sums for update in updates):
             figures[name] = sums[name]
     figures |= {name: value for name, value in sums.items() if name.startswith(LABELS)}

@@ -110,6 +110,7 @@ class Simulation(Section):
                 f"a dataset is dealt out in one part a client, got private.clients = {self.private.clients} and "
                 f"private.tables = {self.private.tables}; set clients to 1 or more and tables to 1"
             )
+        self.rows.check_mixed(self.private.tables if self.private.clients else 0)
         if self.private.dataset is not None:
             self.rows.check_against("dataset")
         if self.streamed.clients:
@@ -149,8 +150,7 @@ class Population:
         tables, pools = self._divided()
         for number, columns in enumerate(tables):
             name = f"private-{number}"
-            parts = self._by_label(columns)
-            self._add(name, settings.rows.mixed(parts, seed=settings.seed, client=name, task=task))
+            self._add(name, settings.rows.mixed(self._by_label(columns), seed=settings.seed, client=name, task=task))
         if settings.private.dataset is not None:
             self._deal(load_dataset(settings.private.dataset))
         for number, columns in enumerate(pools):

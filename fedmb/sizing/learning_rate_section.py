@@ -28,8 +28,8 @@ class LearningRate(Section):
     """How the rate follows the rows of a step; docs/guide/learning-rate.md says which is for whom."""
     base_size: int | None = Field(default=None, ge=1)
     """Batch size at which rate, momentum and decay were tuned; needed where something follows the rows."""
-    follow: tuple[Literal["momentum", "weight_decay", "norm_momentum"], ...] = ()
-    """Which other values keep their half-life in samples whatever the batch."""
+    follow: tuple[Literal["momentum", "weight_decay", "norm_momentum", "average"], ...] = ()
+    """Which other values keep their half-life in samples whatever the batch; momentum is Adam's betas too."""
     warmup_samples: float = Field(default=0, ge=0)
     """Rows over which the rate rises to its full height; 0 for none."""
     warmup_start: float = Field(default=0.1, ge=0, le=1)

@@ -24,15 +24,17 @@ class Values:
     """What an optimiser works with, at the base size."""
 
     optimizer: str = "sgd"
-    """Lower-case name of its class in torch.optim."""
+    """Its name in the settings."""
     momentum: float = 0.0
-    """Momentum of SGD."""
+    """Momentum of SGD and its kin."""
     betas: tuple[float, float] | None = None
     """Betas of Adam and its kin."""
     weight_decay: float = 0.0
     """Weight decay."""
     norm_momentum: float | None = None
     """Momentum of the model's batch norms; None where it has none."""
+    ema_decay: float | None = None
+    """What an average of weights keeps in a step; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ def pacing(
         betas=values.betas if "momentum" in followed else None,
         weight_decay=values.weight_decay if "weight_decay" in followed else None,
         norm_momentum=values.norm_momentum if "norm_momentum" in followed else None,
+        ema_decay=values.ema_decay if "average" in followed else None,
     )
     return Pacing(size, learning_rate.rate, schedule, follow)
 
@@ -129,13 +132,27 @@ def check_agreement(sizing: Sizing, learning_rate: LearningRate, values: Values)
             "sqrt",
             key="learning_rate.scaling",
         )
-    if scaling == "adam_gain" and values.optimizer == "sgd":
+    if scaling == "adam_gain" and values.optimizer in {"sgd", "lars"}:
         raise SettingsError(
-            "adam_gain is the gain of optimisers that divide by the gradient's size, got sgd; take scaling gain",
+            f"adam_gain is the gain of optimisers that divide by the gradient's size, got {values.optimizer}; take "
+            "scaling gain",
             key="learning_rate.scaling",
         )
-    if "norm_momentum" in learning_rate.follow and values.norm_momentum is None:
-        raise SettingsError(
-            "norm_momentum follows a batch norm's momentum, got a model without one; leave it out of follow",
-            key="learning_rate.follow",
-        )
+    _check_followed(learning_rate, values)
+
+
+def _check_followed(learning_rate: LearningRate, values: Values) -> None:
+    """Refuse to follow what is not there."""
+    momentum = f"{values.optimizer} without betas and with momentum 0; set training.momentum"
+    absent = {  # what there is in place of it, and the way out
+        "momentum": momentum if values.betas is None and values.momentum == 0 else None,
+        "weight_decay": "weight_decay 0; set training.weight_decay" if values.weight_decay == 0 else None,
+        "norm_momentum": "a model without one that learns; add it" if values.norm_momentum is None else None,
+        "average": "no average of weights; set training.average" if values.ema_decay is None else None,
+    }
+    for name in learning_rate.follow:
+        if absent[name] is not None:
+            raise SettingsError(
+                f"follow needs the {name} that it names, got {absent[name]}, or leave {name} out of follow",
+                key="learning_rate.follow",
+            )

@@ -11,7 +11,7 @@ import torch
 from fedmb.errors import SettingsError
 from fedmb.ledger import Ledger, ledger_within
 from fedmb.seeding import torch_seed
-from fedmb.telemetry.energy import available_meter
+from fedmb.telemetry.energy import Energy, available_meter
 from fedmb.training.distributed import Ranks
 from fedmb.training.local_arrays import LocalArrays
 from fedmb.training.parameters import arrays_of, check_finite, load_arrays
@@ -86,15 +86,15 @@ class LocalUpdate:
         self._local = LocalArrays(stay if training.norm_travels != "all" else (), directory)
         self._pacing = training.build_pacing(self.model, source)
         samples = min(training.samples, training.epochs * source.examples_per_epoch)
-        if math.isinf(min(training.steps, samples, training.seconds)):
+        if math.isinf(min(training.steps, samples, training.seconds, training.joules)):
             raise SettingsError(
                 f"client {client!r} learns from an endless stream, where epochs = {training.epochs} never end a round; "
-                "set training.steps, samples or seconds",
+                "set training.steps, samples, seconds or joules",
                 key="training.epochs",
             )
         rounded = samples if math.isinf(samples) else math.ceil(samples)
         self._meter = available_meter(training.watts)
-        self._budget = Budget(steps=training.steps, samples=rounded, seconds=training.seconds)
+        self._budget = Budget(steps=training.steps, samples=rounded, seconds=training.seconds, joules=training.joules)
 
     def run(
         self,
@@ -142,7 +142,9 @@ class LocalUpdate:
         if trainer.stats.trace is not None:
             sums["trace_units"] = trainer.stats.trace * learnt.units
         if spent.joules is not None and (now := self._meter.used()).joules is not None:
-            sums[f"joules_{now.label}"] = now.joules - spent.joules
+            sums[f"joules_{now.label}"] = used = now.joules - spent.joules
+            if self.training.grams_per_kwh is not None:
+                sums["carbon_grams"] = Energy(used, now.label).carbon_grams(self.training.grams_per_kwh) or 0.0
         if trainer.average is not None:
             self.model.load_state_dict(trainer.average.weights())
         trained = arrays_of(self.model)

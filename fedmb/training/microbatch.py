@@ -43,6 +43,9 @@ class Split:
 
     Sizes are remembered for each form of row, so that long sequences do not shrink the parts of short ones. They are
     the whole state: a run resumed on a smaller machine cuts as before until memory runs out.
+
+    Source: halving and taking the same batch again is Composer's `device_train_microbatch_size = "auto"`; what fits is
+    predicted by counting, as `saved_bytes` does, and is ours.
     """
 
     def __init__(self, *, size: float, multiple: int, predict: bool, share: float) -> None:
@@ -64,9 +67,9 @@ class Split:
         self._found: dict[str, float] = {}
 
     @classmethod
-    def whole(cls) -> Split:
-        """No split."""
-        return cls(size=math.inf, multiple=1, predict=False, share=1.0)
+    def whole(cls, *, multiple: int = 1) -> Split:
+        """No split; what measures noise, or deals a batch out to devices, cuts it into whole groups of `multiple`."""
+        return cls(size=math.inf, multiple=multiple, predict=False, share=1.0)
 
     @classmethod
     def fixed(cls, size: int, *, multiple: int = 1) -> Split:

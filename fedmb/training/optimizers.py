@@ -1,4 +1,4 @@
-"""Optimisers by name: torch's own, and LARS and LAMB, which torch lacks.
+"""LARS and LAMB, which torch lacks.
 
 Both multiply a layer's step by a *trust ratio*, so that |step| / |weights| is what the learning rate says, whatever the
 scale of the loss. It makes no sense for biases and norm layers, whose size says nothing: `parameter_groups` leaves them
@@ -8,7 +8,7 @@ out of it, and out of weight decay.
 # ruff: noqa: SLF001  # torch._foreach_* has no public name; torch.optim itself is built on it
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,7 @@ from fedmb.training.norm import NORMS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "lars", "lamb"]
 Group: TypeAlias = dict[str, Any]  # torch's own form: "params", and settings of any kind beside them
-WITH_MOMENTUM = {"sgd", "rmsprop", "lars"}
-_WITH_FUSED_KERNEL = {"sgd", "adam", "adamw", "adagrad"}
 _MATRIX = 2  # axes; anything with fewer is a bias or a scale
 
 
@@ -194,51 +191,6 @@ class Lamb(Optimizer):
             ratio = torch.where((sizes > 0) & (lengths > 0), sizes / lengths, torch.ones_like(sizes))
             torch._foreach_mul_(steps, list(ratio.unbind()))
         torch._foreach_add_(weights, steps, alpha=-group["lr"])
-
-
-def optimizer_of(
-    name: OptimizerName,
-    parameters: Iterable[Tensor] | Iterable[Group],
-    *,
-    learning_rate: float,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-) -> Optimizer:
-    """The optimiser called `name`, fused into one kernel where torch has one for the parameters' device.
-
-    Raises:
-        SettingsError: the name is unknown, or momentum is given to an optimiser that has none.
-    """
-    if name not in get_args(OptimizerName):
-        raise SettingsError(
-            f"optimizer must be one of {', '.join(get_args(OptimizerName))}, got {name!r}; or pass any torch.optim one"
-        )
-    if momentum and name not in WITH_MOMENTUM:
-        raise SettingsError(f"{name} has no momentum of this kind, got {momentum}; set it to 0 or take sgd")
-    groups: Any = list(parameters)
-    build: Any = {  # torch's constructors agree on nothing but these keywords
-        "sgd": torch.optim.SGD,
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "rmsprop": torch.optim.RMSprop,
-        "adagrad": torch.optim.Adagrad,
-        "lars": Lars,
-        "lamb": Lamb,
-    }[name]
-    settings: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
-    if name in WITH_MOMENTUM:
-        settings["momentum"] = momentum
-    if name in _WITH_FUSED_KERNEL:
-        settings["fused"] = _can_fuse(groups)
-    built: Optimizer = build(groups, **settings)
-    return built
-
-
-def _can_fuse(groups: list[Any]) -> bool | None:
-    """True where torch has fused kernels for all of `groups`; None leaves the choice to torch."""
-    tensors = [each for group in groups for each in (group["params"] if isinstance(group, dict) else [group])]
-    known = all(each.is_floating_point() and each.device.type in {"cpu", "cuda"} for each in tensors)
-    return True if known else None
 
 
 def _dense(weight: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,18 +12,26 @@ from fedmb.section import Section
 from fedmb.sizing.learning_rate_section import LearningRate
 from fedmb.sizing.pacing import Pacing, Values, pacing
 from fedmb.sizing.sizing_section import Sizing
-from fedmb.telemetry.energy import available_meter
+from fedmb.telemetry.energy import Meter, available_meter
 from fedmb.telemetry.prequential import Prequential
 from fedmb.training.drift import Drift, DriftResponse, Scoring
 from fedmb.training.fresh_watch import FreshWatch
-from fedmb.training.guard import Clip, Finite, GradientGuard, Spike
+from fedmb.training.guarding import Guarding
 from fedmb.training.microbatch import Split
-from fedmb.training.norm import frozen_norm, ghost_norm, group_norm, layer_norm
-from fedmb.training.optimizers import WITH_MOMENTUM, OptimizerName, optimizer_of, parameter_groups
+from fedmb.training.named_object import named_object
+from fedmb.training.norm_choice import NormName, check_cuts, check_norm, norm_momentum, with_norm
+from fedmb.training.optimizer_choice import (
+    OptimizerName,
+    betas_of,
+    check_values,
+    checked_class,
+    groups_for,
+    optimizer_of,
+)
+from fedmb.training.optimizers import parameter_groups
 from fedmb.training.precision import Format, Precision
 from fedmb.training.recompute import checkpointed
-from fedmb.training.regularize import Proximal
-from fedmb.training.rollback import RollbackPoint
+from fedmb.training.regularize import DropoutRule, Proximal, TimescaleDecay
 from fedmb.training.step import TrainStep
 from fedmb.training.trainer import Trainer
 from fedmb.training.travelling import Travels
@@ -38,35 +46,6 @@ if TYPE_CHECKING:
     from fedmb.training.task import Task
 
 
-class Guarding(Section):
-    """What may happen to a gradient before it is used."""
-
-    clip_norm: float = Field(default=math.inf, gt=0)
-    """Longest gradient; longer ones are shortened to it, once a batch."""
-    skip_non_finite: bool = False
-    """Leave out batches whose gradient is not finite, and count them."""
-    spike_factor: float = Field(default=math.inf, gt=1)
-    """Leave out gradients so many times longer than the median of the last ones; the third in a row goes back."""
-    rollback_every: int = Field(default=100, ge=1)
-    """spike_factor: good steps between two copies to go back to."""
-
-    def build(self) -> GradientGuard | None:
-        """The guard, or None where nothing is guarded."""
-        parts: list[GradientGuard] = []
-        if math.isfinite(self.clip_norm):
-            parts.append(Clip(self.clip_norm))
-        if self.skip_non_finite:
-            parts.append(Finite())
-        if math.isfinite(self.spike_factor):
-            parts.append(Spike(self.spike_factor))
-        if not parts:
-            return None
-        guard = parts[0]
-        for part in parts[1:]:
-            guard &= part
-        return guard
-
-
 class Training(Section):
     """How a client trains within a round. The round ends with the first budget that is used up."""
 
@@ -77,24 +56,34 @@ class Training(Section):
     samples: float = Field(default=math.inf, ge=1)
     """Budget in rows."""
     seconds: float = Field(default=math.inf, gt=0)
-    """Budget in wall-clock seconds; the only one that two runs do not repeat bit for bit."""
+    """Budget in wall-clock seconds; two runs do not repeat it bit for bit, nor one in joules."""
+    joules: float = Field(default=math.inf, gt=0)
+    """Budget in energy, measured by this machine or modelled by `watts`."""
     sizing: Sizing = Sizing()
     learning_rate: LearningRate = LearningRate()
-    optimizer: OptimizerName = "sgd"
-    """Optimiser, made afresh each round; lars and lamb leave biases and norm layers alone."""
+    optimizer: OptimizerName | Annotated[str, Field(pattern="^[^:]+:[^:]+$")] = "sgd"
+    """Optimiser, made afresh each round, or a class of torch.optim's kind, as torch.optim:NAdam; lars and lamb leave
+    biases and norm layers alone."""
+    optimizer_options: dict[str, bool | int | float | str | tuple[float, ...]] = Field(default_factory=dict)
+    """Further arguments of the optimiser, as { betas = [0.9, 0.95] } of adam or { eta = 0.002 } of lars."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
-    """Momentum of sgd, lars and rmsprop."""
+    """Momentum of sgd, lars, rmsprop and classes that have one."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay of the optimiser."""
+    weight_decay_samples: float | None = Field(default=None, gt=0)
+    """Rows over which a weight is forgotten, whatever batch and rate, in place of weight_decay; biases and norm layers
+    are left alone."""
+    dropout: str | None = None
+    """Rule for the dropout layers, written module:function: (rows of a batch, probability as built) -> probability."""
     proximal: float = Field(default=0.0, ge=0)
     """Strength of FedProx's pull towards the round's global model; 0 for none."""
-    micro_size: int | Literal["auto"] | None = None
+    micro_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     """Most rows in memory at once: a number, "auto" for what fits, or nothing for the whole batch. It never changes
-    what is learnt."""
+    what is learnt; batch norm, which would, is refused beside it."""
     precision: Format = "fp32"
     """Number format of the forward pass; parameters stay fp32."""
     guard: Guarding = Guarding()
-    norm: Literal["as_built", "ghost", "group", "layer", "frozen"] = "as_built"
+    norm: NormName = "as_built"
     """What the model's batch-norm layers become."""
     norm_group: int | None = Field(default=None, ge=1)
     """norm: rows in a ghost group, or channels groups of group norm."""
@@ -108,6 +97,8 @@ class Training(Section):
     """Steps between two measurements of the gradient noise; 0 measures it only where a policy reads it."""
     watts: float | None = Field(default=None, gt=0)
     """Power to model energy with where this machine cannot measure it."""
+    grams_per_kwh: float | None = Field(default=None, ge=0)
+    """Carbon that a kilowatt-hour of your grid costs; with it carbon_grams is told beside the joules."""
     prequential: Scoring = Scoring()
     drift: Drift = Drift()
 
@@ -122,29 +113,28 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Training:
-        if math.isinf(min(self.steps, self.epochs, self.samples, self.seconds)):
-            raise ValueError("a round needs a finite budget, got none; set steps, epochs, samples or seconds")
-        if self.momentum and self.optimizer not in WITH_MOMENTUM:
+        if math.isinf(min(self.steps, self.epochs, self.samples, self.seconds, self.joules)):
+            raise ValueError("a round needs a finite budget, got none; set steps, epochs, samples, seconds or joules")
+        checked_class(
+            self.optimizer, momentum=self.momentum, weight_decay=self.weight_decay, options=self.optimizer_options
+        )
+        if self.optimizer_options or ":" in self.optimizer:
+            check_values(self.optimizer, momentum=self.momentum, options=self.optimizer_options)
+        if self.weight_decay and self.weight_decay_samples:
             raise ValueError(
-                f"momentum goes with {', '.join(sorted(WITH_MOMENTUM))}, got {self.momentum} for {self.optimizer}; "
-                "set it to 0"
+                f"weights decay by one clock, got weight_decay {self.weight_decay} and weight_decay_samples "
+                f"{self.weight_decay_samples:g}; remove one"
             )
-        if (self.norm in {"ghost", "group"}) != (self.norm_group is not None):
+        if self.dropout is not None:
+            named_object(self.dropout, key="training.dropout", example="my_model:dropout_of")
+        check_norm(self.norm, self.norm_group, self.norm_travels, sizing=self.sizing, micro_size=self.micro_size)
+        paced = self._pacing(1, norm_momentum=0.1)  # what contradicts is refused here and not at round 40
+        group = self._split().multiple
+        if self._measures(paced) and self.sizing.kind != "full" and paced.size.largest < 2 * group:
             raise ValueError(
-                f"norm_group goes with norm ghost or group, got norm {self.norm} and norm_group {self.norm_group}; "
-                "set both or neither"
+                f"noise is told from two groups of a batch's rows, got batches of {paced.size.largest:g} and groups of "
+                f"{group}; take larger batches, or set noise_every to 0 and what reads noise to something else"
             )
-        group = self.norm_group or 1
-        if self.norm == "ghost" and self.sizing.multiple % group:
-            raise ValueError(
-                f"batches must hold whole ghost groups of {group} rows, got sizing.multiple {self.sizing.multiple}; "
-                f"set sizing.multiple to {group}"
-            )
-        if self.norm == "ghost" and isinstance(self.micro_size, int) and self.micro_size % group:
-            raise ValueError(
-                f"micro_size must hold whole ghost groups of {group} rows, got {self.micro_size}; choose a multiple"
-            )
-        self._pacing(1, norm_momentum=0.1)  # what contradicts is refused here and not at round 40
         return self
 
     def build_model(self, task: Task) -> nn.Module:
@@ -153,31 +143,25 @@ class Training(Section):
         Server and clients that share the settings build the same names and shapes.
 
         Raises:
-            SettingsError: a block has no such name, or a layer cannot be replaced.
+            SettingsError: a block has no such name, or the model has no batch norm, which a setting is about.
         """
-        model = task.build_model()
-        if self.norm == "ghost" and self.norm_group is not None:
-            model = ghost_norm(model, self.norm_group)
-        elif self.norm == "group" and self.norm_group is not None:
-            model = group_norm(model, self.norm_group)
-        elif self.norm == "layer":
-            model = layer_norm(model)
-        elif self.norm == "frozen":
-            model = frozen_norm(model)
+        model = with_norm(task.build_model(), self.norm, self.norm_group, self.norm_travels)
         return checkpointed(model, self.checkpointed) if self.checkpointed else model
 
     def build_pacing(self, model: nn.Module, source: BatchSource) -> Pacing:
         """Sizes, rates and clocks for a fresh model of `build_model`.
 
         Raises:
-            SettingsError: two techniques contradict each other, or the model or source.
+            SettingsError: two techniques contradict each other, the model, the source or what this machine measures.
         """
         if self.sizing.kind == "full" and math.isinf(source.examples_per_epoch):
             raise SettingsError(
                 "a full batch needs a table, got a stream, which has no end; take another kind", key="sizing.kind"
             )
         self.drift.check(source)
-        return self._pacing(source.examples_per_epoch, norm_momentum=_norm_momentum(model))
+        paced = self._pacing(source.examples_per_epoch, norm_momentum=norm_momentum(model))
+        self._check(model, paced)
+        return paced
 
     def build_trainer(
         self,
@@ -196,16 +180,15 @@ class Training(Section):
         Raises:
             SettingsError: the optimiser or the model lacks what the settings want to change.
         """
-        adapted = self.optimizer in {"lars", "lamb"}
+        self._check(model, paced)
         optimizer = optimizer_of(
             self.optimizer,
-            parameter_groups(model, weight_decay=self.weight_decay) if adapted else list(model.parameters()),
+            groups_for(self.optimizer, model, weight_decay=self.weight_decay),
             learning_rate=paced.rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
+            options=self.optimizer_options,
         )
-        guard = self.guard.build()
-        spikes = math.isfinite(self.guard.spike_factor)
         step = TrainStep(
             task,
             model,
@@ -213,8 +196,8 @@ class Training(Section):
             split=self._split(),
             precision=Precision(self.precision, device=device),
             edits=[Proximal(self.proximal, model.parameters())] if self.proximal else [],
-            guard=guard,
-            rollback=RollbackPoint(model, optimizer, every=self.guard.rollback_every) if spikes else None,
+            guard=self.guard.build(),
+            rollback=self.guard.build_rollback(model, optimizer),
             ranks=ranks,
             device=device,
         )
@@ -226,9 +209,54 @@ class Training(Section):
             follow=paced.follow,
             noise_every=self.noise_every,
             average=WeightAverage(model, self.average) if self.average is not None else None,
+            decay=self._decay(model),
+            dropout=self._dropout(model),
             watch=self._watch(source, step.ranks, client),
-            meter=available_meter(self.watts) if "joules" in paced.reads else None,
+            meter=self._meter(paced),
         )
+
+    def _check(self, model: nn.Module, paced: Pacing) -> None:
+        """Refuse what the model, or this machine, does not bear."""
+        by = f"training.micro_size {self.micro_size}" if self.micro_size is not None else None
+        if by is None and self._measures(paced):
+            by = f"learning_rate.scaling {self.learning_rate.scaling}"
+            if "noise" in paced.size.reads:
+                by = f"sizing.kind {self.sizing.kind}"
+            if self.noise_every:
+                by = f"training.noise_every {self.noise_every}"
+            by += ", which measures noise on parts of a batch"
+        check_cuts(model, multiple=self._split().multiple, cut_by=by)
+        self._dropout(model)
+        self._meter(paced)
+
+    def _measures(self, paced: Pacing) -> bool:
+        """Whether the gradient noise is measured."""
+        return self.noise_every > 0 or "noise" in paced.reads
+
+    def _meter(self, paced: Pacing) -> Meter | None:
+        """What counts joules, where something reads them."""
+        if "joules" not in paced.reads and math.isinf(self.joules):
+            return None
+        meter = available_meter(self.watts)
+        if meter.used().joules is None:
+            what = f"sizing.kind {self.sizing.kind}" if "joules" in paced.reads else f"a budget of {self.joules:g} J"
+            raise SettingsError(
+                f"{what} reads energy, this machine has no meter that can be read; set training.watts to model one, or "
+                "leave it out",
+                key="training.watts",
+            )
+        return meter
+
+    def _decay(self, model: nn.Module) -> TimescaleDecay | None:
+        if self.weight_decay_samples is None:
+            return None
+        weights = [one for one in parameter_groups(model, weight_decay=0.0) if one["adapt"]]
+        return TimescaleDecay([each for one in weights for each in one["params"]], samples=self.weight_decay_samples)
+
+    def _dropout(self, model: nn.Module) -> DropoutRule | None:
+        if self.dropout is None:
+            return None
+        return DropoutRule(model, named_object(self.dropout, key="training.dropout", example="my_model:dropout_of"))
 
     def _watch(self, source: BatchSource, ranks: Ranks, client: str) -> FreshWatch | None:
         """Scores and alarms of a stream; None for a table, which has no fresh rows, and where all is off."""
@@ -250,7 +278,7 @@ class Training(Section):
     def _split(self) -> Split:
         multiple = self.norm_group if self.norm == "ghost" and self.norm_group else 1
         if self.micro_size is None:
-            return Split.whole()
+            return Split.whole(multiple=multiple)
         if self.micro_size == "auto":
             return Split.auto(multiple=multiple)
         return Split.fixed(self.micro_size, multiple=multiple)
@@ -259,17 +287,9 @@ class Training(Section):
         values = Values(
             optimizer=self.optimizer,
             momentum=self.momentum,
-            betas=(0.9, 0.999) if self.optimizer in {"adam", "adamw"} else None,
+            betas=betas_of(self.optimizer, self.optimizer_options),
             weight_decay=self.weight_decay,
             norm_momentum=norm_momentum,
+            ema_decay=self.average,
         )
         return pacing(self.sizing, self.learning_rate, values, num_rows=num_rows)
-
-
-def _norm_momentum(model: nn.Module) -> float | None:
-    """Momentum of the model's batch norms; None where it has none."""
-    for layer in model.modules():
-        momentum = getattr(layer, "momentum", None)
-        if isinstance(momentum, float):
-            return momentum
-    return None

@@ -115,7 +115,7 @@ class DropoutRule:
 
     Args:
         model: its dropout layers are found by type, and keep the probability they came with as `built`.
-        rule: `(rows, built) -> probability`.
+        rule: `(rows, built) -> probability`, where `built` is what the layer had before any rule.
         types: what counts as a dropout layer; each needs an attribute `p`.
     """
 
@@ -127,7 +127,10 @@ class DropoutRule:
         types: tuple[type[nn.Module], ...] = DROPOUTS,
     ) -> None:
         self._rule = rule
-        self._layers: list[tuple[Any, float]] = [(each, each.p) for each in model.modules() if isinstance(each, types)]  # type: ignore[misc]
+        layers: list[Any] = [each for each in model.modules() if isinstance(each, types)]
+        for each in layers:  # kept on the layer: a second rule of the same model finds it as it was built
+            each.p_as_built = getattr(each, "p_as_built", each.p)
+        self._layers = [(each, each.p_as_built) for each in layers]
         if not self._layers:
             raise SettingsError("a dropout rule needs a dropout layer, got a model without; add one or drop the rule")
 

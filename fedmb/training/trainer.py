@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from fedmb.sizing.schedule import Schedule
     from fedmb.telemetry.energy import Meter
     from fedmb.training.fresh_watch import FreshWatch
+    from fedmb.training.regularize import DropoutRule, TimescaleDecay
     from fedmb.training.step import StepReport, TrainStep
     from fedmb.training.weight_average import WeightAverage
 
@@ -61,6 +62,8 @@ class Trainer:
         follow: hyper-parameters that follow the rows of each step.
         noise_every: steps between two measurements of the gradient noise; 0 measures only what the policy reads.
         average: moving average of the weights, updated after each step.
+        decay: shrinks weights by the rows of each step.
+        dropout: sets dropout by the rows of each step.
         watch: scores fresh rows of a stream and answers alarms; made for this step and source.
         meter: counts the joules that an energy policy reads or a budget limits.
         clock: seconds, for the time that a policy reads and the waiting for rows.
@@ -79,6 +82,8 @@ class Trainer:
         follow: Follow | None = None,
         noise_every: int = 0,
         average: WeightAverage | None = None,
+        decay: TimescaleDecay | None = None,
+        dropout: DropoutRule | None = None,
         watch: FreshWatch | None = None,
         meter: Meter | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -97,6 +102,8 @@ class Trainer:
         self.noise_every = noise_every or (NOISE_EVERY if "noise" in reads else 0)
         self.stats = Stats()
         self.average = average
+        self.decay = decay
+        self.dropout = dropout
         self.watch = watch
         self._reads = reads
         self._clock = clock
@@ -172,9 +179,14 @@ class Trainer:
         if self.hyperparameters.changes:
             self.hyperparameters.apply(self._samples, len(batch), self.stats)
             self._rate = self.hyperparameters.learning_rate
+        if self.dropout is not None:
+            self.dropout.apply(len(batch))
         report = self.step(batch, measure=self.noise_every > 0 and self._steps % self.noise_every == 0)
-        if self.average is not None and report.verdict is Verdict.OK:
-            self.average.after_step(self.hyperparameters.ema_decay)
+        if report.verdict is Verdict.OK:
+            if self.decay is not None:
+                self.decay.apply(report.rows)
+            if self.average is not None:
+                self.average.after_step(self.hyperparameters.ema_decay)
         return report
 
     def _may_go_on(self, deadline: float, joules: float) -> bool:

@@ -26,7 +26,7 @@ from fedmb.telemetry.convergence import Convergence, Stopping
 from fedmb.telemetry.events import RoundReport
 from fedmb.training.guard import Clip, Finite, Spike
 from fedmb.training.microbatch import Split
-from fedmb.training.optimizers import OptimizerName, optimizer_of
+from fedmb.training.optimizer_choice import OptimizerName, optimizer_of
 from fedmb.training.precision import Precision
 from fedmb.training.regularize import Proximal
 from fedmb.training.rollback import RollbackPoint

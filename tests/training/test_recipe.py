@@ -9,26 +9,27 @@ from torch import nn
 
 from fedmb.batch.minibatch import Column, MiniBatch
 from fedmb.batch.table import TableSource
+from fedmb.errors import SettingsError
 from fedmb.sizing.stats import Stats
-from fedmb.training import recipe
 from fedmb.training.guard import Verdict
+from fedmb.training.local_update import LocalUpdate
 from fedmb.training.norm import FrozenNorm, GhostNorm
 from fedmb.training.optimizers import Lamb, Lars
+from fedmb.training.parameters import initial_arrays
 from fedmb.training.recipe import Training
 from fedmb.training.regularize import Proximal
 from fedmb.training.stretch import Budget
 
 ROWS = 96
-NOISY = {"base_size": 16}
 
 
 class Normed:
-    """A small regression with batch norm."""
+    """A small regression with batch norm and dropout."""
 
     schema = {"x": Column("float32", (6,)), "y": Column("float32")}
 
     def build_model(self):
-        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1))
 
     def forward(self, model, rows):
         return model(rows["x"])[:, 0]
@@ -61,12 +62,9 @@ def built(task=Normed, **training):
     return settings.build_trainer(task(), model, rows, settings.build_pacing(model, rows), torch.device("cpu"))
 
 
-def applied(trainer, *, samples=0, rows=32, noise=None):
-    """The optimiser's first group for a step of `rows` after `samples` rows."""
-    stats = Stats()
-    if noise:
-        stats.observe_groups([8, 8], [1 + noise / 8, 1 + noise / 8], 1 + noise / 16)
-    trainer.hyperparameters.apply(samples, rows, stats)
+def applied(trainer, *, rows=32):
+    """The optimiser's first group for a step of `rows`."""
+    trainer.hyperparameters.apply(0, rows, Stats())
     return trainer.step.optimizer.param_groups[0]
 
 
@@ -107,7 +105,7 @@ def test_checkpointed_computes_the_named_blocks_again(monkeypatch):
     ran, linear = [], nn.functional.linear
     monkeypatch.setattr(nn.functional, "linear", lambda *inputs: ran.append(1) or linear(*inputs))
     counts = []
-    for names in ((), ("0",), ("0", "3")):
+    for names in ((), ("0",), ("0", "4")):
         ran.clear()
         built(checkpointed=names).run(Budget(steps=1))
         counts.append(len(ran))
@@ -199,98 +197,91 @@ def test_guards_are_joined():
     assert (guard.max_norm, guard.reads_norm, guard.judge(math.inf)) == (0.5, True, Verdict.SKIP)
 
 
-def test_average_noise_and_watts_are_the_trainers():
+def test_average_and_noise_every_are_the_trainers():
     assert built(average=0.97).average.decay == 0.97
     assert built(Plain, noise_every=7).noise_every == 7
 
 
+def test_options_reach_the_optimizer_and_a_class_is_named():
+    assert built(optimizer="lars", optimizer_options={"eta": 0.02}).step.optimizer.defaults["eta"] == 0.02
+    assert built(optimizer="adam", optimizer_options={"betas": (0.8, 0.9)}).step.optimizer.defaults["betas"] == (
+        0.8,
+        0.9,
+    )
+    assert type(built(optimizer="torch.optim:RAdam").step.optimizer) is torch.optim.RAdam
+
+
+def test_weight_decay_samples_shrinks_weights_by_the_rows_and_leaves_biases_alone():
+    moved = []
+    for settings in ({}, {"weight_decay_samples": 100.0}):
+        trainer = built(Plain, learning_rate={"rate": 1e-9}, **settings)
+        before = [each.clone() for each in trainer.step.model.state_dict().values()]
+        rows = sum(trainer.run(Budget(steps=3)).rows.values())
+        after = trainer.step.model.state_dict().values()
+        moved.append([float((now / was).mean()) for now, was in zip(after, before, strict=True)])
+
+    assert rows == 96
+    assert moved[0] == pytest.approx([1.0] * 4, rel=1e-4)
+    assert moved[1] == pytest.approx([math.exp(-0.96), 1.0] * 2, rel=1e-4)
+
+
+def halved_above_16(rows, as_built):
+    return as_built * min(1.0, 16 / rows)
+
+
+def test_a_dropout_rule_sets_the_layers_by_the_rows_of_each_batch_from_what_was_built():
+    settings = Training(dropout=f"{__name__}:halved_above_16")
+    client = LocalUpdate(Normed(), source(), settings, client="a", seed=0)
+    for version in range(2):  # the model stays from round to round, and its layers with it
+        client.run(initial_arrays(Normed(), 0), base_version=version, position={})
+
+        assert client.model[3].p == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("which", [{"micro_size": 8}, {"micro_size": "auto"}, {"noise_every": 5}])
+def test_batch_norm_beside_a_cut_is_refused_and_the_other_norms_are_not(which):
+    with pytest.raises(SettingsError, match=r"which would see parts of it.*set training.norm to ghost, group, layer"):
+        built(**which)
+    for norm in ({"norm": "ghost", "norm_group": 8, "sizing": {"multiple": 8}}, {"norm": "layer"}, {"norm": "frozen"}):
+        built(**which, **norm)
+
+
 @pytest.mark.parametrize(
-    ("rate", "expected"),
+    ("settings", "reader"),
     [
-        ({"rate": 0.3}, 0.3),
-        ({"scaling": "linear", **NOISY}, 0.2),
-        ({"scaling": "sqrt", **NOISY}, 0.1 * 2**0.5),
-        ({"warmup_samples": 100, "warmup_start": 0.2}, 0.1 * 0.6),
-        ({"decay": "cosine", "decay_samples": 100}, 0.05),
-        ({"decay": "steps", "drops": {50: 0.1}}, 0.01),
-        ({"scaling": "legw", "warmup_samples": 100, **NOISY}, 0.1 * 2**0.5 * 0.25),
+        ({"sizing": {"kind": "mccandlish", "max_size": 64}}, "sizing.kind mccandlish"),
+        ({"learning_rate": {"scaling": "gain", "base_size": 16}}, "learning_rate.scaling gain"),
     ],
 )
-def test_schedule_and_scaling_reach_the_rate(rate, expected):
-    assert applied(built(learning_rate=rate), samples=50)["lr"] == pytest.approx(expected)
+def test_what_reads_noise_cuts_batches_too(settings, reader):
+    with pytest.raises(SettingsError, match=f"and {reader}, which measures noise on parts of a batch"):
+        built(**settings)
 
 
-@pytest.mark.parametrize(("scaling", "optimizer", "power"), [("gain", "sgd", 1.0), ("adam_gain", "adam", 0.5)])
-def test_a_gain_follows_the_noise(scaling, optimizer, power):
-    trainer = built(Plain, optimizer=optimizer, learning_rate={"scaling": scaling, **NOISY})
+def test_noise_of_a_ghost_norm_is_measured_on_whole_groups_and_changes_nothing():
+    """48 rows are three groups of 16; halves of 24 would cut one of them in two."""
+    weights = []
+    for noise_every in (0, 1):
+        trainer = built(noise_every=noise_every, norm="ghost", norm_group=16, sizing={"size": 48, "multiple": 16})
+        trainer.step.model[3].p = 0.0
+        trainer.run(Budget(steps=20))
+        weights.append(torch.cat([each.flatten() for each in trainer.step.model.state_dict().values()]))
 
-    assert applied(trainer, noise=48)["lr"] == pytest.approx(0.1 * ((1 + 48 / 16) / (1 + 48 / 32)) ** power)
+    assert trainer.stats.measurements == 20
+    assert torch.allclose(*weights, atol=1e-6)
 
 
 def test_follow_reaches_momentum_decay_and_batch_norm():
-    trainer = built(
-        momentum=0.9,
-        weight_decay=0.01,
-        learning_rate={"follow": ("momentum", "weight_decay", "norm_momentum"), **NOISY},
-    )
+    followed = ("momentum", "weight_decay", "norm_momentum", "average")
+    trainer = built(momentum=0.9, weight_decay=0.01, average=0.9, learning_rate={"follow": followed, "base_size": 16})
     group = applied(trainer)
 
     assert (group["momentum"], group["weight_decay"]) == pytest.approx((0.81, 0.02))
     assert trainer.step.model[1].momentum == pytest.approx(0.19)
+    assert trainer.hyperparameters.ema_decay == pytest.approx(0.81)
 
 
-@pytest.mark.parametrize(
-    ("sizing", "size"),
-    [
-        ({"kind": "fixed", "size": 24}, 24),
-        ({"kind": "full"}, ROWS),
-        ({"kind": "milestones", "milestones": {0: 8, 100: 24}}, 24),
-        ({"kind": "ramp", "size": 8, "stop_size": 40, "samples": 100}, 40),
-        ({"kind": "ada_batch", "size": 8, "every_samples": 100, "max_size": 16}, 16),
-    ],
-)
-def test_a_planned_size_moves(sizing, size):
-    trainer = built(sizing=sizing, steps=1)
-    trainer.run(Budget(steps=40))
+def test_follow_reaches_the_betas_of_lamb():
+    trainer = built(optimizer="lamb", learning_rate={"follow": ("momentum",), "base_size": 16})
 
-    assert trainer.progress.size == size
-
-
-def test_instead_of_decay_moves_the_size_and_not_the_rate():
-    decay = {"decay": "steps", "drops": {100: 0.5}}
-    trainer = built(sizing={"kind": "instead_of_decay", "size": 8, "max_size": 32}, learning_rate=decay)
-    trainer.run(Budget(steps=40))
-
-    assert (trainer.progress.size, trainer.progress.learning_rate) == (16, 0.1)
-
-
-@pytest.mark.parametrize(
-    ("sizing", "size"),
-    [
-        ({"kind": "mccandlish"}, 50),
-        ({"kind": "norm_test", "theta": 0.5}, 200),  # 50 / 0.5^2
-        ({"kind": "cabs"}, 40),  # 0.1 * 800 / 2
-        ({"kind": "goodput"}, 71),  # sqrt(50 * 100)
-        ({"kind": "energy_goodput"}, 32),  # sqrt(50 * 20) = 31.6
-        ({"kind": "energy_budget", "joules": 125.0, "samples": 2_000}, 80),  # (1 + 80 / 20) / 80 J a row
-    ],
-)
-def test_a_measured_size_moves(monkeypatch, sizing, size):
-    """Noise 50 (trace 800), loss 2, a step of 100 + B milliseconds and 1 + B / 20 joules."""
-    monkeypatch.setattr(recipe, "available_meter", lambda watts: Spent())
-    trainer = built(Plain, sizing={"max_size": 512, "growth": 4.0, **sizing}, watts=40)
-    trainer.stats.observe_groups([8, 8], [116.0, 116.0], 66.0)
-    for rows in (16, 64):
-        trainer.stats.observe_step(rows, 0.1 + 0.001 * rows, 1.0 + rows / 20)
-        trainer.stats.observe_loss(2.0, rows)
-    asked = trainer.size(trainer.progress, trainer.stats)
-
-    assert asked == size
-    assert trainer.noise_every == (0 if sizing["kind"] == "energy_budget" else 500)
-
-
-class Spent:
-    """A meter that stands still."""
-
-    def used(self):
-        return recipe.Energy(0.0, "modelled")
+    assert applied(trainer)["betas"] == pytest.approx((0.81, 0.998001))
