@@ -44,6 +44,7 @@ VAGUE = {"utils", "util", "common", "helpers", "misc", "core", "base", "tools"}
 LONGEST_FILE = 300
 LONGEST_PROCESS_FILE = 80
 HELP_CPU_SECONDS = 0.3
+HELP_TO_TYPER = 1.6
 
 MODULES = [path for path in sorted(LIBRARY.rglob("*.py")) if TEMPLATE not in path.parents]
 PROCESS_FILES = sorted(path for folder in PROCESS_FOLDERS for path in (ROOT / folder).rglob("*.py"))
@@ -170,15 +171,19 @@ def test_building_the_command_line_loads_no_framework():
 def test_help_is_cheap():
     script = Path(sys.executable).with_name("fedmb")
     command = [script] if script.exists() else [sys.executable, "-m", "fedmb"]
-    spent = []
+    commands = ([*command, "--help"], [sys.executable, "-c", "import typer.main, typer.rich_utils"])
+    spent = ([], [])
 
-    for _ in range(5):  # the best of five: a busy machine does not decide
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    for _ in range(5):
+        for seconds, one in zip(spent, commands, strict=True):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(one, cwd=ROOT, capture_output=True, check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    ours, typers = map(min, spent)
 
-    assert min(spent) < HELP_CPU_SECONDS, f"CPU seconds of `fedmb --help`: {spent}"
+    # A busy machine does not decide: typer and rich alone are slow there too.
+    assert ours < max(HELP_CPU_SECONDS, HELP_TO_TYPER * typers), f"CPU seconds of `fedmb --help`: {spent}"
 
 
 def test_every_public_name_resolves():
