@@ -19,6 +19,7 @@ import numpy as np
 from fedmb.errors import SettingsError
 from fedmb.replay.given_rows import GivenRows, checked_priorities
 from fedmb.replay.remover import Fifo
+from fedmb.replay.row_appender import AppendRow, row_appender
 from fedmb.replay.table_contents import ClosedTable, TableContents
 from fedmb.replay.table_folder import TableFolder, store_of
 from fedmb.replay.table_recovery import reopen
@@ -64,6 +65,13 @@ class ReplayTable:
         SettingsError: a setting is out of range, a policy serves another table, or two do not go together.
     """
 
+    append_row: AppendRow
+    """Copy one row in: values in the order of the schema. Waits for a limiter as long as it takes.
+
+    Raises:
+        ShapeError: values do not follow the schema; nothing is appended.
+    """
+
     def __init__(
         self,
         rows: RowStore | TableFolder | Schema,
@@ -91,7 +99,9 @@ class ReplayTable:
         self._lock = threading.Lock() if limiter is None else limiter.serve()
         self.name, self.capacity = name, store.capacity
         self._given = GivenRows(store.schema)
-        self._appends_rows = self._contents.fifo is not None and limiter is None
+        self.append_row = self._append_one
+        if self._contents.fifo is not None and limiter is None:
+            self.append_row = row_appender(store, self._contents.fifo, commits, self._lock)
         if self._folder is not None:
             reopen(self._contents, limiter, self._folder.path)
 
@@ -167,17 +177,8 @@ class ReplayTable:
             self._limiter.inserted(count, removed)
             return ids
 
-    def append_row(self, row: Sequence[Any]) -> None:
-        """Copy one row in: values in the order of the schema. Waits for a limiter as long as it takes.
-
-        Raises:
-            ShapeError: values do not follow the schema; nothing is appended.
-        """
-        if not self._appends_rows:
-            self.append(self._given.columns(row))
-            return
-        with self._lock:
-            self._contents.append_row(row)
+    def _append_one(self, row: Sequence[Any]) -> None:
+        self.append(self._given.columns(row))
 
     def sample(
         self, size: int, *, generator: np.random.Generator | None = None, timeout: float | None = None
@@ -296,3 +297,4 @@ class ReplayTable:
             if not isinstance(self._contents, ClosedTable):
                 (self._folder or self._contents.store).close()
             self._contents, self._folder = ClosedTable(), None
+            self.append_row = self._append_one

@@ -72,6 +72,7 @@ class RowCommits:
             os.close(self._descriptor)
             raise
         self.columns = arrays(self._map, self._layout.columns, capacity)
+        self.is_closed = False
 
     def commit(self, appended: int, oldest: int) -> None:
         """Let the counters be these, after everything stored so far."""
@@ -86,6 +87,7 @@ class RowCommits:
     def close(self) -> None:
         """Give up the file; its columns are not used afterwards."""
         self.columns.clear()
+        self.is_closed = True
         with contextlib.suppress(BufferError):  # somebody holds a column: the pages go with the last of them
             self._map.close()
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # the mapping may hold a duplicate of the descriptor

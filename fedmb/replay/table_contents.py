@@ -24,8 +24,6 @@ from fedmb.replay.sample_limit import SampleLimit
 from fedmb.replay.table_view import StoredRows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from fedmb.batch.minibatch import Columns
@@ -88,22 +86,6 @@ class TableContents:
         if self.fifo is None:
             return self._place(columns, count, priorities)
         return self._append_in_order(columns, count, priorities)
-
-    def append_row(self, row: Sequence[Any]) -> None:
-        """Copy one row in; only where `fifo`."""
-        fifo = self.fifo
-        assert fifo is not None, "rows that others choose a slot for come as columns"
-        number, capacity = fifo.appended, fifo.capacity
-        if self.commits is None:
-            self.store.write_row(number % capacity, row)
-            fifo.appended = number + 1
-            return
-        oldest = max(fifo.oldest, number + 1 - capacity)
-        if oldest > fifo.oldest:
-            self.commits.commit(number, oldest)  # give up the row that is about to be overwritten
-        self.store.write_row(number % capacity, row)
-        self.commits.commit(number + 1, oldest)
-        fifo.appended = number + 1
 
     def settle(self) -> None:
         """Tell the sampler of rows that were appended one by one."""
