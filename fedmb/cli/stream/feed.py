@@ -35,12 +35,13 @@ def feed(
     from fedmb.cli.failure import draining
     from fedmb.errors import SettingsError
     from fedmb.launch import bundle
+    from fedmb.telemetry.log_lines import show_all_warnings
 
     program = (app or bundle()) / "streams" / "feeder.py"
     if not program.is_file():
         raise SettingsError(f"an app must have streams/feeder.py, got {app}; make one with `fedmb new`")
     stop = draining()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    show_all_warnings()
     log = logging.getLogger(__name__)
 
     from fedmb.federation.stream_feed import StreamFeed

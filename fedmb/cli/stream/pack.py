@@ -19,15 +19,14 @@ def pack(
     to_the_end: Annotated[bool, typer.Option("--to-the-end", help="Stop when all that is there is packed.")] = False,
 ) -> int:
     """Pack single rows into records of many until SIGTERM, each row once; goes on where it was stopped or killed."""
-    import logging
-
     from fedmb.cli.failure import draining
     from fedmb.federation.stream_pack import open_packers
     from fedmb.federation.stream_schema import read_schema, schema_named
     from fedmb.ingest.pack import pack as run
+    from fedmb.telemetry.log_lines import show_all_warnings
 
     stop = draining()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    show_all_warnings()
     columns = read_schema(schema) if schema else schema_named(task)
     packers, letters = open_packers(url, to, columns, rows=rows, linger_seconds=linger_seconds)
     try:

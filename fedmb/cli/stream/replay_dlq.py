@@ -22,15 +22,14 @@ def replay_dlq(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
 ) -> int:
     """Append the dead letters that can be read now to a stream, each once; the others stay where they are."""
-    import logging
-
     from fedmb.cli.failure import draining
     from fedmb.federation.stream_schema import read_schema, schema_named
     from fedmb.ingest.dead_letter_replay import DeadLetterReplay, replay
     from fedmb.settings import load
+    from fedmb.telemetry.log_lines import show_all_warnings
 
     stop = draining()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    show_all_warnings()
     explicit = {"url": url, "to": to, "start": start, "limit": limit, "ledger": ledger, "dry_run": dry_run or None}
     settings = load(DeadLetterReplay, explicit=explicit)
     report = replay(settings, read_schema(schema) if schema else schema_named(task), stop)
