@@ -70,7 +70,7 @@ class Unfinished:
         self._version = max((version for version, _ in generations(folder)), default=0) + 1
         _clean(folder)
         self._path = folder / f".snapshot-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-        self._file: IO[bytes] = self._path.open("wb")
+        self._file: IO[bytes] = self._path.open("wb", opener=_private)
         try:
             self._checksum = _write(self._file, state)
         except BaseException:
@@ -248,6 +248,11 @@ def _clean(folder: Path) -> None:
     for path in folder.glob(".snapshot-*-*.tmp"):
         if not Path("/proc", path.name.split("-")[1]).exists():
             path.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that its owner alone may read: rows are a site's own."""
+    return os.open(path, flags, 0o600)
 
 
 def _sync(folder: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_sample_is_a_copy():
     assert same_rows(table.sample(30).columns)
 
 
-@pytest.mark.parametrize("parts", [{}, {"remover": Reservoir()}, {"limiter": RateLimiter.min_rows(1)}], ids=str)
+@pytest.mark.parametrize("parts", [{}, {"remover": Reservoir()}, {"limiter": RateLimiter.min_rows(1)}], ids=" ".join)
 def test_a_row_alone_is_appended_whole_or_not_at_all(parts):
     table = table_of(**parts)
     table.append_row(values(4))

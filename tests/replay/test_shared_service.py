@@ -84,6 +84,7 @@ def test_memory_has_a_limit_for_each_and_for_all():
         bytes(64),
         os.urandom(64),
     ],
+    ids=["two slots", "a slot twice", "zeros", "random"],
 )
 def test_slots_that_are_none_and_garbage_end_the_stream_alone(message):
     with serving() as service:

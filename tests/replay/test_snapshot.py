@@ -45,7 +45,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
 
-def test_others_can_read_its_arrays(tmp_path):
+def test_any_safetensors_library_reads_its_arrays(tmp_path):
     found = load_file(snapshot.save(tmp_path, {"rows": {"x": np.arange(6.0).reshape(2, 3)}, "y": np.int64(4)}))
 
     assert found.keys() == {"rows.x"}
@@ -66,6 +66,12 @@ def test_the_newest_two_generations_are_kept(tmp_path):
     assert [version for version, _ in snapshot.generations(tmp_path)] == [3, 4]
     assert snapshot.newest(tmp_path) == {"number": 3}
     assert snapshot.load(snapshot.generations(tmp_path)[0][1]) == {"number": 2}
+
+
+def test_a_snapshot_is_for_its_owner_alone(tmp_path):
+    path = snapshot.save(tmp_path, STATE)
+
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_without_snapshots_has_none(tmp_path):

@@ -43,7 +43,7 @@ def served():
         ({"reader": "n_step"}, r"a reader must be an object that has read\(\), got 'n_step'"),
         ({"limiter": 4.0}, r"a limiter must be an object that has serve\(\), got 4.0"),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
 )
 def test_parts_that_do_not_go_together_are_refused_when_the_table_is_made(parts, rule):
     with pytest.raises(SettingsError, match=rule):

@@ -44,7 +44,7 @@ def test_a_watchdog_is_answered_twice_as_often_as_it_asks(listener):
     assert supervisor.beat_seconds == 1.5
 
 
-@pytest.mark.parametrize("process", [os.getpid() + 1, "x"])
+@pytest.mark.parametrize("process", [os.getpid() + 1, "x"], ids=["another", "none"])
 def test_a_watchdog_for_another_process_is_none(process):
     supervisor = Supervisor.from_environment({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(process)})
 
