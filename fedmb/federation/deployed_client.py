@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from fedmb.batch.rows import Rows
+from fedmb.errors import SettingsError
 from fedmb.federation.client import learnt
 from fedmb.federation.client_source import Streaming, open_source
 from fedmb.federation.label_source import Labels
@@ -120,10 +121,7 @@ def trainer_for(
     """
     ranks = ranks or Ranks(device=training_device(settings.device))
     task = load_task(settings.task)
-    chosen = settings.training
-    if training is not None:
-        check_code(training, {"optimizer": chosen.optimizer, "dropout": chosen.dropout})
-        chosen = Training.model_validate({**training, "micro_size": chosen.micro_size or training.get("micro_size")})
+    chosen = settings.training if training is None else _agreed(training, settings.training)
     opened = _opened(settings, task, seed) if ranks.is_first else None
     description = ranks.told(described(opened.source) if opened else None)
     source = opened.source if opened else AbsentSource(description)
@@ -142,6 +140,18 @@ def trainer_for(
     except BaseException:
         source.close()
         raise
+
+
+def _agreed(asked: Mapping[str, Any], own: Training) -> Training:
+    """The server's way to train, with the client's micro-batch where it has one."""
+    check_code(asked, {"optimizer": own.optimizer, "dropout": own.dropout})
+    try:
+        return Training.model_validate({**asked, "micro_size": own.micro_size or asked.get("micro_size")})
+    except ValidationError as error:
+        rules = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
+        raise SettingsError(
+            f"a server's way to train must agree with its client's micro_size {own.micro_size}: {rules}", key="training"
+        ) from error
 
 
 def _opened(settings: ClientSettings, task: Task, seed: int) -> ClientSource:

@@ -55,6 +55,21 @@ def test_the_clients_micro_size_holds_in_any_case():
     assert (trainer.training.micro_size, trainer.training.sizing.size) == (2, 8)
 
 
+def test_a_micro_size_that_the_servers_way_to_train_does_not_bear_is_refused_as_a_setting():
+    settings = ClientSettings(name="ward", source=TABLE, training=Training.plain(micro_size=3))
+    ghost = {**TOLD, "norm": "ghost", "norm_group": 4, "sizing": {"size": 8, "multiple": 4}}
+
+    with pytest.raises(SettingsError, match="client's micro_size 3: micro_size must hold whole ghost groups of 4 rows"):
+        trainer_for(settings, seed=0, training=ghost)
+
+
+def test_code_that_the_client_does_not_name_is_not_run_for_the_server():
+    settings = ClientSettings(name="ward", source=TABLE)
+
+    with pytest.raises(SettingsError, match="runs code that it names itself, got training"):
+        trainer_for(settings, seed=0, training={**TOLD, "dropout": "os:kill"})
+
+
 def test_the_runs_seed_decides_the_rows():
     settings = ClientSettings(name="ward", source=TABLE)
 
