@@ -7,10 +7,11 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+SERVED ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test kafka soak bench-step bench-loader bench-kafka cartpole lint types format reference wheel clean
+.PHONY: help install demo test kafka soak bench-step bench-loader bench-kafka bench-replay cartpole lint types format reference wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +49,22 @@ bench-kafka: install ## records of a real broker into tensors: ours, bare client
 	@build/kafka-peers/bin/python -m pip install --quiet 'tensorflow-cpu==2.16.*' 'tensorflow-io==0.37.1' 'numpy<2' quixstreams \
 	    && peers='--peers build/kafka-peers/bin/python' || echo "peers left out: they do not install here" >&2; \
 	$(BIN)/python benchmarks/kafka.py $${peers:-} $(ARGS)
+
+# Each in an environment of its own, since their needs clash; torch and what else fits is shared with ours.
+bench-replay: install ## replay buffers: ours and seven others, then ours served (ARGS="--small", SERVED="--quick")
+	@site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	peer() { \
+	    env=build/replay-peers-$$1; test -x $$env/bin/python || $(BIN)/python -m venv $$env; \
+	    if [ "$$2" = shared ]; then \
+	        echo "$$site" > "$$($$env/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"; fi; \
+	    $$env/bin/python -m pip install --quiet --prefer-binary "$$3" \
+	        || { rm -rf $$env; echo "$$1 left out: it does not install here" >&2; }; }; \
+	peer cpprb shared cpprb==11.0.0; peer tianshou shared tianshou==2.0.1; peer torchrl shared torchrl==0.14.1; \
+	peer flashbax alone flashbax==0.1.3; peer rllib shared 'ray[rllib]==2.60.0'; \
+	peer reverb alone 'dm-reverb[tensorflow]==0.14.0'; \
+	$(BIN)/python benchmarks/replay.py $(ARGS); \
+	$(BIN)/python benchmarks/replay_served.py $(SERVED) \
+	    $$(test -x build/replay-peers-reverb/bin/python && echo --reverb build/replay-peers-reverb/bin/python)
 
 cartpole: install ## federated Q-learning on CartPole until solved: as processes, then by sampler over five seeds
 	@$(BIN)/python examples/cartpole/processes.py $(ARGS)
