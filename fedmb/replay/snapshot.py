@@ -70,7 +70,7 @@ class Unfinished:
         self._version = max((version for version, _ in generations(folder)), default=0) + 1
         _clean(folder)
         self._path = folder / f".snapshot-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-        self._file: IO[bytes] = open(self._path, "wb", opener=_private)  # noqa: PTH123, SIM115  # Path.open has no opener
+        self._file: IO[bytes] = open(self._path, "wb", opener=_private)  # noqa: SIM115  # Path.open has no opener
         try:
             self._checksum = _write(self._file, state)
         except BaseException:
