@@ -64,7 +64,9 @@ bench-replay: install ## replay buffers: ours and seven others, then ours served
 	peer reverb alone 'dm-reverb[tensorflow]==0.14.0'; \
 	$(BIN)/python benchmarks/replay.py $(ARGS); \
 	$(BIN)/python benchmarks/replay_served.py $(SERVED) \
-	    $$(test -x build/replay-peers-reverb/bin/python && echo --reverb build/replay-peers-reverb/bin/python)
+	    $$(test -x build/replay-peers-reverb/bin/python && echo --reverb build/replay-peers-reverb/bin/python); \
+	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	    $(BIN)/python benchmarks/replay_device.py; fi
 
 cartpole: install ## federated Q-learning on CartPole until solved: as processes, then by sampler over five seeds
 	@$(BIN)/python examples/cartpole/processes.py $(ARGS)

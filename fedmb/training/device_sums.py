@@ -1,8 +1,8 @@
 """Draws in proportion to values on a device: sums over blocks of blocks of leaves.
 
-128 leaves make a block, 128 blocks a block of blocks, up to one that holds all: three levels for two million leaves. A
-draw goes down level by level for all its targets at once, an update recomputes the blocks above what it wrote. Nothing
-on the way asks the device for a number, so the host runs ahead of it.
+32 leaves make a block, 32 blocks a block of blocks, up to one that holds all: four levels for a million leaves. A draw
+goes down level by level for all its targets at once, an update recomputes the blocks above what it wrote. Nothing on
+the way asks the device for a number, so the host runs ahead of it.
 
 A sum over the first children of a block is a product with a triangle of ones: `torch.cumsum` of floats is refused on a
 GPU where results must repeat, and takes as long. Sums of different lengths round differently, so that a child that is 0
