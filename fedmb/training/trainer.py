@@ -111,6 +111,7 @@ class Trainer:
         self.measuring = Measuring(self.stats, reads, meter, clock, total=total)
         self._samples = self._steps = 0
         self._rate = self.hyperparameters.learning_rate
+        self._paced = self.hyperparameters.changes
         self._size: int | None = None
         self._probe: int | None = None
         self._asked_at: int | None = None
@@ -176,7 +177,7 @@ class Trainer:
 
     def _learn(self, batch: MiniBatch) -> StepReport:
         """Take a step at the values that go with its rows."""
-        if self.hyperparameters.changes:
+        if self._paced:
             self.hyperparameters.apply(self._samples, len(batch), self.stats)
             self._rate = self.hyperparameters.learning_rate
         if self.dropout is not None:
