@@ -203,7 +203,7 @@ def log_source(url: str, schema: Schema, client: str, state: Path, streaming: St
     linger_seconds, patience_seconds = streaming.linger_seconds, streaming.patience_seconds
     if isinstance(log, KafkaLog) and log.connection.group and not named.partitions:
         return GroupSource(
-            log.reader(named.topic, ()),
+            log.as_member(client).reader(named.topic, ()),
             f"{log.id}/{named.topic}",
             choice.for_schema(schema),
             dead_letters=dead_letters,

@@ -86,7 +86,7 @@ class ConfluentDriver:
         }
         if not is_member:  # the library looks for the group's coordinator even where nobody joins
             self._harmless.add(errors.GROUP_AUTHORIZATION_FAILED)
-        self._consumer: Any = self._library.Consumer(consumer_settings(connection))
+        self._consumer: Any = self._library.Consumer(consumer_settings(connection, is_member=is_member))
         try:
             self._look_up(connection.connect_seconds)
         except BaseException:

@@ -17,19 +17,22 @@ METADATA_SECONDS = 1.0  # a topic that does not exist yet is looked for so often
 _log = logging.getLogger(__name__)
 
 
-def consumer_settings(connection: KafkaConnection) -> dict[str, object]:
+def consumer_settings(connection: KafkaConnection, *, is_member: bool = False) -> dict[str, object]:
     """Settings of `confluent_kafka.Consumer`; they hold the secrets.
 
     Raises:
         SettingsError: a file that the connection names cannot be read.
     """
+    session_seconds = connection.away_seconds if connection.member else SESSION_SECONDS
     return {
         **connection.confluent(),
+        **({"group.instance.id": connection.member} if is_member and connection.member else {}),
         "group.id": connection.group or MONITORED_GROUP,  # the library wants one, and joins only where told to
         "partition.assignment.strategy": "cooperative-sticky",
-        "session.timeout.ms": int(SESSION_SECONDS * 1000),
+        "session.timeout.ms": int(session_seconds * 1000),
         "heartbeat.interval.ms": int(SESSION_SECONDS * 1000 / 5),
-        "max.poll.interval.ms": int(MOST_SILENT_SECONDS * 1000),
+        # The library wants it to be no less than the session's.
+        "max.poll.interval.ms": int(max(MOST_SILENT_SECONDS, session_seconds) * 1000),
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",

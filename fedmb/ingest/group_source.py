@@ -4,6 +4,9 @@
     take    as a log source of these partitions
     revoked partitions give nothing more; what was taken of them is judged by the server's ledger like any update
 
+A client that is a process for each message joins under its name (`KafkaLog.as_member`): a member that leaves and joins
+anew in every round would be dealt other partitions each time.
+
 Two members may take the same rows around a rebalance. Only one of their updates starts at the server's ledger when it
 arrives; the other is dropped and its member goes back, so each row is learnt once all the same.
 """
@@ -100,8 +103,8 @@ class GroupSource:
         """
         if self._inner is None:
             raise NotEnoughData(
-                f"a member of the group needs a partition of {self.group}, got none: it has no more than others read; "
-                "start fewer clients, or add partitions"
+                f"a member of the group needs a partition of {self.group}, got none: others read all that "
+                "there are, or it came a moment ago; start fewer clients, or add partitions"
             )
         return self._inner.take(size)
 
@@ -143,7 +146,7 @@ class GroupSource:
         return self._inner.lag() if self._inner is not None else {}
 
     def close(self) -> None:
-        """Leave the group, and close the reader and the dead letters."""
+        """Leave the group, unless as a member that comes back, and close the reader and the dead letters."""
         self._reader.close()
         self._dead_letters.close()
 

@@ -40,11 +40,13 @@ _LIMIT = 1 << 31  # what the protocol's and librdkafka's 32-bit numbers hold
 _LEAST = {
     "connect_seconds": 0.1,
     "stall_seconds": 0.1,
+    "away_seconds": 6.0,  # what brokers take, unless their group.min.session.timeout.ms says otherwise
     "delivery_seconds": 1.0,
     "fetch_bytes": 1024,
     "buffer_bytes": 1024,
     "create_partitions": 1,
 }
+_MOST = {"away_seconds": 1800.0}  # brokers' group.max.session.timeout.ms
 _FILES = ("tls_ca", "tls_certificate", "tls_key", "tls_key_password_file", "password_file")
 
 library_logger = logging.getLogger("fedmb.librdkafka")
@@ -68,6 +70,10 @@ class KafkaConnection:
     group: str = ""
     """Name under which lag monitors find how far the model has learnt, `fedmb` without one; and where a URL names no
     partition, of the consumer group that deals them out."""
+    away_seconds: float = 120.0
+    """How long that group keeps the partitions of a client that is between two rounds, or gone."""
+    member: str = ""
+    """Name by which the group knows a member that comes back; one without a name leaves when it is closed."""
     tls: bool = False
     """Encrypt; on as soon as one of `tls_...` is given. Without `tls_ca` the system's authorities are trusted."""
     tls_ca: str = ""
@@ -117,8 +123,9 @@ class KafkaConnection:
                 check_word(key, getattr(self, key))
         for key, least in _LEAST.items():
             value = getattr(self, key)
-            if not least <= value < _LIMIT:
-                refuse(key, f"{key} must be {least} or more and below {_LIMIT}, got {value}; choose one between")
+            most = _MOST.get(key, _LIMIT)
+            if not least <= value < most:
+                refuse(key, f"{key} must be {least} or more and below {most}, got {value}; choose one between")
         if self.create_replication != -1 and not 0 < self.create_replication < 1 << 15:
             refuse(
                 "create_replication",

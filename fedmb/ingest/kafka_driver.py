@@ -109,7 +109,7 @@ class KafkaDriver(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the group and close connections; takes a second or two at most."""
+        """Leave the group, unless as a named member, and close connections; takes a second or two at most."""
         ...
 
 

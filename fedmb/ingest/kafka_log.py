@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedmb.errors import SettingsError
@@ -56,6 +57,13 @@ class KafkaLog:
             logger.warning("password sent readable servers=%s sasl=PLAIN tls=off", ",".join(connection.servers))
         with closing(KafkaCluster(connection)) as cluster:
             return cls(connection, id=cluster.id())
+
+    def as_member(self, name: str) -> KafkaLog:
+        """This log for readers that are the member `name` of the connection's group, one after another.
+
+        The group keeps their partitions while there is none of them, for `away_seconds`.
+        """
+        return KafkaLog(replace(self.connection, member=name), id=self.id)
 
     def partitions(self, topic: str) -> tuple[int, ...]:
         """Numbers of the partitions that a topic has, ascending; none while it does not exist.

@@ -28,7 +28,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "sasl": get_args(Sasl),
 }
 """Keys that take one of a few words."""
-FLOATS = ("connect_seconds", "stall_seconds", "delivery_seconds")
+FLOATS = ("connect_seconds", "stall_seconds", "delivery_seconds", "away_seconds")
 INTEGERS = ("fetch_bytes", "buffer_bytes", "create_partitions", "create_replication")
 TEXTS = ("group", "tls_ca", "tls_certificate", "tls_key", "tls_key_password_file", "user", "password_file")
 SETTINGS = "settings"

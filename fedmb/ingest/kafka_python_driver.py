@@ -81,7 +81,8 @@ class KafkaPythonDriver:
             # A client with a group waits for the group's coordinator before it fetches anything.
             group_id=connection.group if is_member else None,
             partition_assignment_strategy=[CooperativeStickyAssignor],
-            session_timeout_ms=int(SESSION_SECONDS * 1000),
+            group_instance_id=(connection.member or None) if is_member else None,
+            session_timeout_ms=int((connection.away_seconds if connection.member else SESSION_SECONDS) * 1000),
             heartbeat_interval_ms=int(SESSION_SECONDS * 1000 / 5),
             max_poll_interval_ms=int(MOST_SILENT_SECONDS * 1000),
             auto_offset_reset="none",

@@ -200,7 +200,7 @@ class KafkaReader:
         return self._inflow.statistics()
 
     def close(self) -> None:
-        """Wake a waiting `poll`, leave the group, and close connections."""
+        """Wake a waiting `poll`, leave the group unless the connection names its member, and close connections."""
         self._closed.set()
         if self._keep_alive is not None:
             self._keep_alive.close()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from kafka_topics import wait_until
 
 from fedmb.batch.minibatch import Column
 from fedmb.errors import NotEnoughData, StaleUpdate
 from fedmb.ingest.dead_letter import CountedDeadLetters
 from fedmb.ingest.group_source import GroupSource
+from fedmb.ingest.kafka_log import KafkaLog
 from fedmb.ingest.sample_codec import SampleCodec
 from fedmb.ingest.stream_url import open_log
 from fedmb.ledger import Ledger
@@ -93,6 +97,34 @@ def test_every_row_is_learnt_once_while_members_come_and_go(log, topic):
     assert sorted(server.learnt) == list(range(RECORDS))
     assert server.dropped >= 1
     assert [tuple(place) for place in server.ledger.values()] == [(RECORDS // PARTITIONS, 0)] * PARTITIONS
+
+
+@pytest.mark.parametrize("log", ["kafka-python", "confluent"], indirect=True)
+def test_members_that_are_opened_anew_for_every_round_keep_their_partitions(log, topic):
+    server, names = Server(), ("a", "b")
+    with closing(member(log.as_member("a"), topic)) as first, closing(member(log.as_member("b"), topic)) as second:
+        parts = shared_out(server, first, second)
+    dropped, found = server.dropped, []
+    for _ in range(3):
+        for name in names:
+            with closing(member(log.as_member(name), topic)) as source:
+                server.round_of(source, 8)
+                found.append(set(source.partitions))
+
+    assert found == 3 * parts
+    assert server.dropped == dropped
+
+
+def test_partitions_of_a_member_that_does_not_come_back_go_to_the_others(log, topic):
+    server, soon = Server(), KafkaLog(replace(log.connection, away_seconds=6.0), id=log.id)
+    with closing(member(soon.as_member("a"), topic)) as first:
+        with closing(member(soon.as_member("b"), topic)) as second:
+            shared_out(server, first, second)
+        began = time.monotonic()
+
+        wait_until(lambda: server.round_of(first, 1) or len(first.partitions) == PARTITIONS)
+
+    assert time.monotonic() - began > 3.0  # the other's last heartbeat came 2 s before it was closed, at most
 
 
 def test_the_ledger_decides_where_a_partition_begins_not_the_groups_offset(log, topic):

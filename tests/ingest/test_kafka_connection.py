@@ -17,7 +17,7 @@ def files(tmp_path):
 
 
 def test_the_fields_are_the_keys_of_a_url():
-    assert {field.name for field in dataclasses.fields(KafkaConnection)} == {"servers", *KEYS}
+    assert {field.name for field in dataclasses.fields(KafkaConnection)} == {"servers", "member", *KEYS}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,8 @@ def test_the_listener_follows_from_what_is_given(options, protocol):
         ({"fetch_bytes": str(1 << 31)}, "fetch_bytes", "below"),
         ({"connect_seconds": "nan"}, "connect_seconds", "got nan"),
         ({"stall_seconds": "0"}, "stall_seconds", "0.1 or more"),
+        ({"away_seconds": "5"}, "away_seconds", "6.0 or more"),
+        ({"away_seconds": "1800"}, "away_seconds", "below 1800"),
         ({"create_replication": "0"}, "create_replication", "-1 is the cluster's default"),
         ({"on_gap": "ignore"}, "on_gap", "stop, skip"),
         ({"compression": "snappy"}, "compression", "none, gzip, lz4, zstd"),
