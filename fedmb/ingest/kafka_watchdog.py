@@ -48,13 +48,15 @@ class Watchdog:
     Args:
         name: of what is watched, for the log.
         shortest_seconds: least limit of a call; the watchdog looks ten times within it.
+        grace_seconds: how long a call may ignore its end before the process is ended; its limit again, if left out.
     """
 
-    def __init__(self, name: str, shortest_seconds: float) -> None:
+    def __init__(self, name: str, shortest_seconds: float, *, grace_seconds: float | None = None) -> None:
         self.stalls = 0
         """Calls that had to be ended."""
         self._name = name
         self._pause = shortest_seconds / LOOKS_PER_LIMIT
+        self._grace = grace_seconds
         self._watch: _Watch | None = None
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -64,7 +66,7 @@ class Watchdog:
 
         Raises:
             TimeoutError: it did not return in time and was ended; what it worked on is in no known state. A call
-                that not even this ends, ends the process with `ExitCode.STALLED` after the same time again.
+                that not even this ends, ends the process with `ExitCode.STALLED` after the grace.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="fedmb-watchdog", daemon=True)
@@ -103,7 +105,7 @@ class Watchdog:
                 self.stalls += 1
                 _log.error("call stalled name=%s seconds=%.1f", self._name, watch.limit_seconds)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(watch.thread), ctypes.py_object(CallStalled))
-            watch.due = time.monotonic() + watch.limit_seconds
+            watch.due = time.monotonic() + (watch.limit_seconds if self._grace is None else self._grace)
             watch.is_settled = True
 
     def _end(self, watch: _Watch) -> None:

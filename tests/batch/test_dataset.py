@@ -134,6 +134,13 @@ class Endless:
         return iter(())
 
 
+@pytest.fixture
+def importable(monkeypatch):
+    """This file as a module that a URL can name."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+
+
+@pytest.mark.usefixtures("importable")
 def test_a_dataset_is_called_with_what_its_url_says():
     dataset = load_dataset(f"dataset:{HERE}:Numbers?count=3&root=/data/a%20b&flip=true&scale=[0.5,2]&name=x")
 
@@ -141,6 +148,7 @@ def test_a_dataset_is_called_with_what_its_url_says():
     assert dataset.options == {"root": "/data/a b", "flip": True, "scale": [0.5, 2], "name": "x"}
 
 
+@pytest.mark.usefixtures("importable")
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [

@@ -51,7 +51,7 @@ def test_a_file_by_hand_may_leave_out_its_name_and_a_shape(tmp_path):
         ({"columns": {"x": {"dtype": "float31"}}}, "got dtype 'float31' for column 'x'"),
         ({"columns": {"x": {"dtype": "float32", "shape": [True]}}}, "for column 'x'"),
         ({"columns": {"x": {"dtype": "float32", "shape": [0]}}}, "axes of a column must be 1 or more"),
-        ({"columns": {}}, "must have 1 to"),
+        ({"columns": {}}, "must have 1 column or more"),
         ({"columns": {"x": {"dtype": "bool"}}, "schema": "00"}, "name must be that of its columns"),
     ],
 )
