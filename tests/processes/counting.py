@@ -94,8 +94,7 @@ def learn(source, place, rows):
     """A server and its one client, from the newest checkpoint in `place` to the round that learns the last row."""
     torch.set_num_threads(1)
     path = place / "run"
-    is_begun = (path / "config.toml").exists()  # a kill may come between the directory and what makes it a run
-    run = RunDirectory.existing(path) if is_begun else RunDirectory.create(path, config="", seed=0)
+    run = begun_or_new(path)
     task = Counting(rows)
     training = Training(steps=STEPS, sizing=Sizing(size=BATCH), learning_rate=LearningRate(rate=RATE))
     opened = opened_source(source)
@@ -106,6 +105,12 @@ def learn(source, place, rows):
         server.train(grid)
     run.close()
     (place / "done").touch()
+
+
+def begun_or_new(path):
+    """The run in a directory; a kill may have come between the directory and what makes it a run."""
+    is_begun = (path / "config.toml").exists()
+    return RunDirectory.existing(path) if is_begun else RunDirectory.create(path, config="", seed=0)
 
 
 def opened_source(source):

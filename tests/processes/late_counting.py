@@ -6,7 +6,7 @@ from contextlib import closing
 
 import numpy as np
 import torch
-from counting import BATCH, PATIENCE, RATE, STEPS, CountingModel
+from counting import BATCH, PATIENCE, RATE, STEPS, CountingModel, begun_or_new
 
 from fedmb.batch.minibatch import Column
 from fedmb.federation.client import client_app
@@ -20,7 +20,6 @@ from fedmb.ingest.stream_url import open_log
 from fedmb.simulation.grid import InProcessGrid
 from fedmb.sizing.learning_rate_section import LearningRate
 from fedmb.sizing.sizing_section import Sizing
-from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import JsonLines
 from fedmb.training.recipe import Training
 
@@ -79,7 +78,7 @@ def learn(asked, answered, place):
     """A server and its one client, from the newest checkpoint in `place` to the round that learns the last answer."""
     torch.set_num_threads(1)
     path = place / "run"
-    run = RunDirectory.existing(path) if path.exists() else RunDirectory.create(path, config="", seed=0)
+    run = begun_or_new(path)
     training = Training(steps=STEPS, sizing=Sizing(size=BATCH), learning_rate=LearningRate(rate=RATE))
     tables = {
         "labels": {"source": answered, "key": "number", "horizon_rows": HORIZON},
