@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fedmb.errors import CorruptLog, DecodeError, RecordsGone
-from fedmb.ingest.codec import RowCodec
 from fedmb.ingest.codecs import Codecs
 from fedmb.ingest.turns import Turns
 from fedmb.ledger import Position, StreamPartition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -186,16 +185,22 @@ class Assembler:
                     return None
             if run := self._of_single_rows(limit):
                 return run
-            self._singly = max(0, self._singly - 1)
+            if self._singly:
+                self._singly -= 1
             # Taken from the queue only once it is dealt with: a sink that fails leaves it in front of the cursor.
             self._opened = self._decoded(self._ahead[0])
             self._ahead.popleft()
         record, columns, row, num_rows = self._opened
-        stop = min(num_rows, row + limit)
-        self._opened = self._opened._replace(row=stop) if stop < num_rows else None
-        here = Position(record.offset, stop) if stop < num_rows else Position(record.offset + 1)
-        self._cursor[record.partition] = here
-        return Run({name: column[row:stop] for name, column in columns.items()}, (record,), row, num_rows)
+        stop = row + limit
+        if stop < num_rows:
+            self._opened = self._opened._replace(row=stop)
+            self._cursor[record.partition] = Position(record.offset, stop)
+        else:
+            self._opened = None
+            self._cursor[record.partition] = Position(record.offset + 1)
+        if row or stop < num_rows:
+            columns = {name: column[row:stop] for name, column in columns.items()}
+        return Run(columns, (record,), row, num_rows)
 
     def _of_single_rows(self, limit: int) -> Run | None:
         """Rows of the records ahead that have one row each by their codec; None where the next is another, or bad."""
@@ -203,10 +208,10 @@ class Assembler:
             return None
         first = self._ahead[0].headers
         try:
-            codec = self._codecs.decoder(first)
+            codec = self._codecs.row_decoder(first)
         except DecodeError:
             return None
-        if not isinstance(codec, RowCodec):
+        if codec is None:
             return None
         alike = (record for record, _ in zip(self._ahead, range(limit), strict=False))
         records = list(takewhile(lambda record: record.headers is first or record.headers == first, alike))
@@ -234,18 +239,18 @@ class Assembler:
             columns = self._codecs.decoder(record.headers).decode(record.value)
         except DecodeError as error:
             self._dead_letters.set_aside(record, error)
-            self._count([record])
+            self._count((record,))
             self.rejected += 1
             self._cursor[partition] = Position(offset + 1)
             return None
-        self._count([record])
+        self._count((record,))
         num_rows = self._rows_per_record = len(columns[next(iter(columns))])
-        row = _row(here, record, num_rows)
+        row = _row(here, record, num_rows) if here.row else 0
         return _Opened(record, columns, row, num_rows)
 
-    def _count(self, records: Iterable[Record]) -> None:
+    def _count(self, records: Sequence[Record]) -> None:
+        self.records += len(records)
         for record in records:
-            self.records += 1
             self.bytes += len(record.value)
 
     def _records_for(self, rows: int) -> int:

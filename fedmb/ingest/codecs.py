@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
 from fedmb.errors import SettingsError
-from fedmb.ingest.codec import decoder_for
+from fedmb.ingest.codec import RowCodec, decoder_for
 from fedmb.ingest.record_limits import RecordLimits
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Codecs(Sequence["Codec"]):
         self.limits: RecordLimits = limits or (codecs.limits if isinstance(codecs, Codecs) else RecordLimits())
         self._by_name = {codec.name: codec for codec in codecs}
         self._in_order = tuple(codecs)
+        self._row_codecs = {codec.name: codec for codec in codecs if isinstance(codec, RowCodec)}
+        self._last: tuple[Mapping[str, bytes] | None, Codec] = (None, codecs[0])
 
     @property
     def schema(self) -> Schema:
@@ -52,7 +54,19 @@ class Codecs(Sequence["Codec"]):
         Raises:
             DecodeError: they name a codec that is not here, or another schema, or are too many.
         """
-        return decoder_for(headers, self._by_name, self._in_order[0], limits=self.limits)
+        known, codec = self._last
+        if headers is not known:  # records of one producer share them
+            codec = decoder_for(headers, self._by_name, self._in_order[0], limits=self.limits)
+            self._last = (headers, codec)
+        return codec
+
+    def row_decoder(self, headers: Mapping[str, bytes]) -> RowCodec | None:
+        """The codec that a record's headers name where it has one row in each record; None where it has not.
+
+        Raises:
+            DecodeError: as `decoder`.
+        """
+        return self._row_codecs.get(self.decoder(headers).name)
 
     @overload
     def __getitem__(self, index: int) -> Codec: ...

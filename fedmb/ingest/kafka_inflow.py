@@ -193,7 +193,8 @@ class Inflow:
             if fetched:
                 self._hear()
                 mean_bytes = sum(stretch.num_bytes for stretch in fetched) // sum(len(one.records) for one in fetched)
-                self._batch = min(max(self._max_bytes // (2 * mean_bytes + 1), 1), LARGEST_BATCH)
+                # All that a fetch brought: kafka-python asks for more only once nothing is left of it.
+                self._batch = min(max(self._max_bytes // (mean_bytes + 1), 1), LARGEST_BATCH)
 
     def lose_sight(self, error: Exception | None = None) -> None:
         """The broker owes an answer for too long: what it is known to hold is waited for no more until it gives one."""

@@ -85,6 +85,7 @@ class LogSource:
         self._reader = reader
         self._dead_letters = dead_letters if dead_letters is not None else CountedDeadLetters()
         self._assembler = Assembler(reader, codecs, self._dead_letters)
+        self._names = tuple(self._assembler.schema)
         self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
         self._clock = clock
@@ -121,13 +122,14 @@ class LogSource:
         if size < 1:
             raise ValueError(f"a mini-batch must have 1 row or more, got size={size}; raise the batch size")
         try:
-            parts = self._gathered(size)
+            parts, num_rows = self._gathered(size)
+            if len(parts) == 1:
+                (part,) = parts
+                # A copy even so: decoded columns may be read-only and start at any byte.
+                columns = {name: part[name].copy() for name in self._names}
+            elif parts:
+                columns = {name: np.concatenate([part[name] for part in parts]) for name in self._names}
             if parts:
-                columns = {
-                    # A copy even of a single part: decoded columns may be read-only and start at any byte.
-                    name: np.concatenate([part[name] for part in parts]) if len(parts) > 1 else np.array(parts[0][name])
-                    for name in self.schema
-                }
                 self._settle()
         except BaseException:
             self._assembler.seek(self._taken, self._turn)
@@ -143,7 +145,6 @@ class LogSource:
             for partition, stop in self._taken.items()
             if before[partition] != stop
         }
-        num_rows = sum(map(_num_rows, parts))
         self._rows += num_rows
         return MiniBatch(columns, span=span, origins={"stream": num_rows})
 
@@ -224,8 +225,8 @@ class LogSource:
         self._reader.close()
         self._dead_letters.close()
 
-    def _gathered(self, size: int) -> list[Columns]:
-        """Columns of up to `size` rows in all, none when the patience ran out first."""
+    def _gathered(self, size: int) -> tuple[list[Columns], int]:
+        """Columns of up to `size` rows in all, and how many; none when the patience ran out first."""
         parts: list[Columns] = []
         missing = size
         silent_since, closes_at = self._clock(), math.inf
@@ -248,8 +249,4 @@ class LogSource:
                 closes_at = silent_since + self._linger_seconds
             parts.append(run.columns)
             missing -= len(run)
-        return parts
-
-
-def _num_rows(columns: Columns) -> int:
-    return len(next(iter(columns.values())))
+        return parts, size - missing

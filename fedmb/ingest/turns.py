@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from fedmb.ledger import StreamPartition
 
 
+MOST_AHEAD = 64  # records given at once beyond those wanted: a call for each record would cost as much as decoding it
+
+
 class Turns:
     """Bounded queues between a reader and whoever takes its records one by one.
 
@@ -60,11 +63,11 @@ class Turns:
             queues[record.partition].append(kept)
         self._silent = {partition for partition, queue in queues.items() if not queue}
 
-    def take(self, limit: int, share: int) -> list[Record]:
-        """Up to `limit` records in the order of turns, fewer when no more are there at this moment.
+    def take(self, wanted: int, share: int) -> list[Record]:
+        """The next records in the order of turns: `wanted`, and more that every queue has ready; fewer at a dry moment.
 
         Args:
-            limit: most records to give.
+            wanted: records to fetch for, where they are not queued.
             share: records of each partition to fetch at most when a queue runs empty.
 
         Raises:
@@ -72,8 +75,8 @@ class Turns:
         """
         found: list[Record] = []
         count = len(self._in_order)
-        while len(found) < limit:
-            rounds = min(*map(len, self._in_order), (limit - len(found)) // count)
+        while len(found) < wanted:
+            rounds = min(*map(len, self._in_order), max(wanted - len(found), MOST_AHEAD) // count)
             if rounds:  # whole rounds at once: a record at a time costs more than fetching it
                 woven: list[Record] = [None] * (rounds * count)  # type: ignore[list-item]  # every place is filled below
                 for step in range(count):

@@ -104,4 +104,4 @@ def test_the_turn_decides_who_begins(turn):
     turns = Turns(filled([2, 2, 2]).reader("t", [0, 1, 2]))
     turns.seek(dict.fromkeys(turns.partitions, 0), turn)
 
-    assert [record.partition.partition for record in turns.take(3, 2)] == [(turn + step) % 3 for step in range(3)]
+    assert [record.partition.partition for record in turns.take(3, 2)[:3]] == [(turn + step) % 3 for step in range(3)]
