@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from crc32c import crc32c
 
 from fedmb.batch.minibatch import Column
 from fedmb.ingest.log_source import LogSource
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 ROWS, FEATURES = 256, 32
 SCHEMA = {"x": Column("float32", (FEATURES,)), "y": Column("int64")}
+CHECKSUM = struct.Struct("<I")
 WARM = 0.1  # part of a topic that is read before the clock starts
 
 
@@ -70,10 +73,14 @@ class Tensors:
     x: torch.Tensor = field(default_factory=lambda: torch.empty(ROWS, FEATURES))
     y: torch.Tensor = field(default_factory=lambda: torch.empty(ROWS, dtype=torch.int64))
 
-    def fill_packed(self, value: bytes) -> None:
+    def fill_packed(self, value: bytes, *, checked: bool) -> None:
         labels_at = len(value) - ROWS * (4 * FEATURES + 8)  # the widest column comes first
         self.y.copy_(torch.from_numpy(np.frombuffer(value, np.int64, ROWS, labels_at)))
         flat = np.frombuffer(value, np.float32, ROWS * FEATURES, labels_at + 8 * ROWS)
+        if checked and not (
+            crc32c(memoryview(value)[8:]) == CHECKSUM.unpack_from(value, 4)[0] and np.isfinite(flat).all()
+        ):
+            raise ValueError("a record is damaged")
         self.x.copy_(torch.from_numpy(flat.reshape(ROWS, FEATURES)))
 
     def fill_samples(self, values: list[bytes], row: np.dtype[Any]) -> None:
@@ -82,13 +89,13 @@ class Tensors:
         self.y[: len(rows)].copy_(torch.from_numpy(rows["y"].copy()))
 
 
-def by_hand(topic: Topic, polls: Iterable[list[bytes]]) -> dict[str, float]:
-    """Put polled values into tensors, batch by batch."""
+def by_hand(topic: Topic, polls: Iterable[list[bytes]], *, checked: bool = False) -> dict[str, float]:
+    """Put polled values into tensors, batch by batch; `checked` looks at each packed record's checksum and numbers."""
     clock, tensors, left = Clock(topic), Tensors(), []
     for values in polls:
         if topic.rows_per_record > 1:
             for value in values:
-                tensors.fill_packed(value)
+                tensors.fill_packed(value, checked=checked)
         else:
             left += values
             while len(left) >= ROWS:
@@ -99,7 +106,7 @@ def by_hand(topic: Topic, polls: Iterable[list[bytes]]) -> dict[str, float]:
     return clock.result()
 
 
-def kafka_python(address: str, topic: Topic) -> dict[str, float]:
+def kafka_python(address: str, topic: Topic, *, checked: bool = False) -> dict[str, float]:
     from kafka import KafkaConsumer, TopicPartition
 
     consumer = KafkaConsumer(bootstrap_servers=address, enable_auto_commit=False, max_partition_fetch_bytes=4 << 20)
@@ -112,12 +119,12 @@ def kafka_python(address: str, topic: Topic) -> dict[str, float]:
                 yield [record.value for record in records]
 
     try:
-        return by_hand(topic, polls())
+        return by_hand(topic, polls(), checked=checked)
     finally:
         consumer.close()
 
 
-def confluent(address: str, topic: Topic) -> dict[str, float]:
+def confluent(address: str, topic: Topic, *, checked: bool = False) -> dict[str, float]:
     from confluent_kafka import Consumer, TopicPartition
 
     settings = {"bootstrap.servers": address, "group.id": "bare", "enable.auto.commit": False, "check.crcs": True}
@@ -130,7 +137,7 @@ def confluent(address: str, topic: Topic) -> dict[str, float]:
             yield [message.value() for message in consumer.consume(wanted, 0.1)]
 
     try:
-        return by_hand(topic, polls())
+        return by_hand(topic, polls(), checked=checked)
     finally:
         consumer.close()
 
@@ -151,7 +158,7 @@ def aiokafka(address: str, topic: Topic) -> dict[str, float]:
             for records in (await consumer.getmany(timeout_ms=1000, max_records=2000)).values():
                 if topic.rows_per_record > 1:
                     for record in records:
-                        tensors.fill_packed(record.value)
+                        tensors.fill_packed(record.value, checked=False)
                 else:
                     left += [record.value for record in records]
                     while len(left) >= ROWS:
