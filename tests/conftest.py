@@ -15,6 +15,11 @@ settings.load_profile("fedmb")
 _numbers = itertools.count()
 
 
+def pytest_collection_modifyitems(items):
+    """Files of real processes first: they are the longest, and two workers end together if short ones come last."""
+    items.sort(key=lambda item: not {"processes", "examples"} & set(item.path.parts))
+
+
 @pytest.fixture(autouse=True)
 def _without_what_this_suite_is_told(monkeypatch):
     """Programs refuse FEDMB_ variables that are none of their settings; modules have read theirs when imported."""
