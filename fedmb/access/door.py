@@ -6,8 +6,8 @@
     small enough?       refused by its declared length, or cut where it passes the limit; never read whole
     pass on             to the SuperLink on loopback, piece by piece; the answer comes back the same way
 
-The SuperLink checks the headers again, and that a node speaks for itself alone. Flower 1.41's SuperLink has one port for
-everything, reads a body before it asks whose it is, and lets whoever reaches that port start runs.
+The SuperLink checks the headers again, and that a node speaks for itself alone. Flower 1.41's SuperLink has one port
+for everything, reads a body before it asks whose it is, and lets whoever reaches that port start runs.
 """
 
 from __future__ import annotations
@@ -69,25 +69,22 @@ class Door:
     """An ASGI application that passes on what nodes may ask.
 
     Args:
-        superlink: URL of the SuperLink on loopback.
+        superlink: client of the SuperLink, of `to_superlink`; left open by this.
         limits: of sizes and times.
         keys: of the nodes that are let in; None for all, which only loopback may.
         opened: when the door opened.
     """
 
-    def __init__(self, superlink: str, limits: DoorLimits, keys: NodeKeys | None, opened: dt.datetime) -> None:
+    def __init__(
+        self, superlink: httpx.AsyncClient, limits: DoorLimits, keys: NodeKeys | None, opened: dt.datetime
+    ) -> None:
         self._limits = limits
         self._keys = keys
         self._seen = SeenTimestamps(opened)
         self._log = RefusalLog()
         self._sent: dict[bytes, int] = {}  # bytes of the reply under way, by key
         self._paths = PATHS if keys is not None else PATHS | SELF_REGISTERING
-        self._superlink = httpx.AsyncClient(
-            base_url=superlink,
-            trust_env=False,
-            timeout=httpx.Timeout(limits.request_seconds, connect=5.0, pool=None),
-            limits=httpx.Limits(max_connections=_SUPERLINK_CONNECTIONS),
-        )
+        self._superlink = superlink
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -189,9 +186,20 @@ class Door:
         # Closed, so that nobody goes on sending a body that is not wanted.
         return Response(refused.body, refused.status, {"connection": "close"}, media_type="application/json")
 
-    async def close(self) -> None:
-        """Leave the SuperLink."""
-        await self._superlink.aclose()
+
+def to_superlink(url: str, seconds: float) -> httpx.AsyncClient:
+    """A client of the SuperLink.
+
+    Args:
+        url: of the SuperLink on loopback.
+        seconds: that it may be silent.
+    """
+    return httpx.AsyncClient(
+        base_url=url,
+        trust_env=False,  # no proxy stands between two processes of one machine
+        timeout=httpx.Timeout(seconds, connect=5.0, pool=None),
+        limits=httpx.Limits(max_connections=_SUPERLINK_CONNECTIONS),
+    )
 
 
 async def _closing(answer: httpx.Response) -> AsyncIterator[bytes]:

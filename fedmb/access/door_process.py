@@ -1,4 +1,4 @@
-"""The door's process, started and kept by `fedmb server`:
+"""The door's process, which `fedmb server` starts and keeps.
 
 python -m fedmb.access.door_process plan.json
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fedmb.access.door import Door
+from fedmb.access.door import Door, to_superlink
 from fedmb.access.door_plan import DoorPlan
 from fedmb.access.node_keys import NodeKeys
 
@@ -30,33 +30,31 @@ def main(plan: DoorPlan) -> None:
     """Serve until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # else each stranger's nonsense is a line
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # else each stranger's nonsense is a line
     keys = None if plan.node_keys is None else NodeKeys(plan.node_keys)
     asyncio.run(_serve(plan, keys))
 
 
 async def _serve(plan: DoorPlan, keys: NodeKeys | None) -> None:
-    door = Door(plan.superlink, plan.limits, keys, dt.datetime.now(dt.UTC))
-    config = uvicorn.Config(
-        door,
-        host=plan.host,
-        port=plan.port,
-        ssl_certfile=plan.certificate,
-        ssl_keyfile=plan.key,
-        http=_impatient(plan.limits.header_seconds),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=plan.limits.max_connections,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
-    )
-    try:
+    limits = plan.limits
+    async with to_superlink(plan.superlink, limits.request_seconds) as superlink:
+        config = uvicorn.Config(
+            Door(superlink, limits, keys, dt.datetime.now(dt.UTC)),
+            host=plan.host,
+            port=plan.port,
+            ssl_certfile=plan.certificate,
+            ssl_keyfile=plan.key,
+            http=_impatient(limits.header_seconds),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=limits.max_connections,
+            h11_max_incomplete_event_size=_HEADER_BYTES,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
         await uvicorn.Server(config).serve()
-    finally:
-        await door.close()
 
 
 def _impatient(seconds: float) -> type[H11Protocol]:

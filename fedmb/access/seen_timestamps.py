@@ -1,8 +1,8 @@
 """Which signed timestamps a door has seen, so that none comes in twice; in bounded memory.
 
 A node signs each request with a new timestamp, and may have a few requests under way, which overtake each other. So the
-newest `MEMORY` timestamps of a node are remembered, and whatever is not newer than the oldest that was ever forgotten is
-refused: nothing that was let in once comes in again, however long ago it was.
+newest `MEMORY` timestamps of a node are remembered, and whatever is not newer than one that was forgotten is refused:
+nothing that was let in once comes in again, however long ago it was.
 """
 
 from __future__ import annotations
