@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from fedmb.access.new_keys import make_node, make_server
 from fedmb.errors import SettingsError
 from fedmb.launch.endpoint import Listen, Server, is_loopback, usable_port
 
@@ -96,3 +97,18 @@ def test_a_taken_port_is_refused():
 
 def test_port_0_is_any_free_one():
     assert usable_port("127.0.0.1", 0) > 0
+
+
+def test_a_servers_files_are_read_before_it_starts(tmp_path, caplog):
+    make_server(tmp_path, ["example.org"], days=5)
+    make_node(tmp_path / "nodes", "ward")
+    pair = [tmp_path / "server.crt", tmp_path / "server.key"]
+    caplog.set_level("INFO")
+
+    Listen("127.0.0.1", 8000, *pair, tmp_path / "authority.crt", tmp_path / "nodes").check()
+
+    assert "certificate ends soon" in caplog.text
+    assert "keys=1" in caplog.text
+    (tmp_path / "nodes" / "ward.pub").unlink()
+    with pytest.raises(SettingsError, match="must hold a public key of each node"):
+        Listen("127.0.0.1", 8000, *pair, None, tmp_path / "nodes").check()
