@@ -12,9 +12,11 @@ from starlette.responses import Response
 
 from fedmb.access.door import ACTIVATE, KNOCK, PATHS, PULL, PUSH, SELF_REGISTERING, Door
 from fedmb.access.door_limits import DoorLimits
+from fedmb.access.node_keys import private_key
 from fedmb.access.refusal import Reason, refused_by
 from fedmb.access.signed_headers import pem_of, signed
-from fedmb.access.node_keys import private_key
+
+SMALL = DoorLimits(max_request_bytes=2**16, max_reply_bytes=2**16)
 
 
 class NotingSuperLink:
@@ -46,7 +48,7 @@ def ask(guests, behind):
     """Sends requests, one after the other, through one door; answers what came back."""
     opened = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
 
-    def ask(*requests, keys=guests.keys, limits=DoorLimits(max_request_bytes=2**16, max_reply_bytes=2**16)):
+    def ask(*requests, keys=guests.keys, limits=SMALL):
         async def run():
             async with httpx.AsyncClient(transport=httpx.ASGITransport(behind), base_url="http://superlink") as inside:
                 door = Door(inside, limits, keys, opened)

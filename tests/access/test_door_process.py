@@ -1,10 +1,9 @@
 """The door's process: who is silent is not waited for. What it lets in is in test_door.py and tests/processes."""
 
 import socket
+import ssl
 
 from doors import DoorProcess, make_keys
-
-import ssl
 
 
 def test_a_connection_that_asks_nothing_is_closed(tmp_path):

@@ -62,7 +62,7 @@ def test_a_refusal_is_the_doors_own_sentence(reason, answering):
 def test_nobody_there_is_unreachable_not_denied(answering):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    with pytest.raises(Unreachable, match="a server must answer at 127.0.0.1"):
+    with pytest.raises(Unreachable, match="a server must answer at "):
         knock("127.0.0.1", port, tls=False)
     with pytest.raises(Unreachable):
         knock("127.0.0.1", answering(b"nonsense"), tls=False)
@@ -89,9 +89,9 @@ def test_waiting_ends_when_it_is_told_to(answering):
 
 def test_files_that_are_none_are_refused(tmp_path, answering):
     make_node(tmp_path, "ward")
+    (tmp_path / "ward.pub").chmod(0o600)
 
     with pytest.raises(SettingsError, match="--root-certificates must be a PEM file"):
         knock("127.0.0.1", answering(answer(204)), tls=True, roots=tmp_path / "ward.pub")
     with pytest.raises(SettingsError, match="a private OpenSSH key"):
-        (tmp_path / "ward.pub").chmod(0o600)
         knock("127.0.0.1", answering(answer(204)), tls=False, key=tmp_path / "ward.pub")

@@ -33,7 +33,7 @@ def test_loopback_needs_no_tls(host):
 
 
 def test_half_a_tls_is_refused(files):
-    with pytest.raises(SettingsError, match="--ssl-certfile needs .* got none for --ssl-keyfile; give it too"):
+    with pytest.raises(SettingsError, match=r"--ssl-certfile needs .* got none for --ssl-keyfile; give it too"):
         Listen("127.0.0.1", 8000, files[0])
 
 
@@ -43,7 +43,7 @@ def test_keys_of_nodes_are_of_no_use_without_tls(files):
 
 
 def test_beyond_loopback_a_server_knows_its_nodes(files):
-    with pytest.raises(SettingsError, match="must know its nodes by their keys, got host 0.0.0.0 without"):
+    with pytest.raises(SettingsError, match=r"must know its nodes by their keys, got host 0.0.0.0 without"):
         Listen("0.0.0.0", 8000, *files[:3])  # noqa: S104  # what must be refused
 
     assert Listen("127.0.0.1", 8000, *files[:3]).tls
@@ -75,7 +75,7 @@ def test_a_client_does_without_tls_on_loopback_only(files):
 
 
 def test_beyond_loopback_a_client_proves_who_it_is(files):
-    with pytest.raises(SettingsError, match="must prove who it is, got example.org:8000 and no key; give --node-key"):
+    with pytest.raises(SettingsError, match=r"must prove who it is, got example.org:8000 and no key; give --node-key"):
         Server("example.org:8000", files[2])
 
     assert Server("[2001:db8::1]:8000", files[2], files[1]).host == "2001:db8::1"

@@ -1,5 +1,6 @@
 """Processes of the nodes' door on loopback, without a SuperLink behind; and keys for them."""
 
+import contextlib
 import datetime as dt
 import http.client
 import socket
@@ -63,7 +64,7 @@ class DoorProcess:
         with self.log_file.open("wb") as log:
             command = [sys.executable, "-m", "fedmb.access.door_process", str(file)]
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
-        until(self._is_open, 120, lambda: self.log_file.read_text())
+        until(self._is_open, 120, self.log_file.read_text)
 
     def _is_open(self):
         assert self.process.poll() is None, self.log_file.read_text()
@@ -88,10 +89,9 @@ def post(address, authority, path, headers, body=b""):
         host, int(port), timeout=60, context=ssl.create_default_context(cafile=authority)
     )
     try:
-        try:
+        # The door would not have the rest of a large body; its answer has come.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):
             connection.request("POST", path, body, headers)
-        except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
-            pass  # it would not have the rest of a large body; its answer has come
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
