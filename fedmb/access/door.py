@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import logging
 from typing import TYPE_CHECKING
 
 import httpx
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
     from fedmb.access.door_limits import DoorLimits
     from fedmb.access.node_keys import NodeKeys
-
-log = logging.getLogger(__name__)
 
 FLEET = "/v1/fleet/"
 KNOCK = FLEET + "knock"  # ours: answers whether a node would be let in
@@ -109,7 +106,7 @@ class Door:
             return
 
     async def _response(self, request: Request) -> Response:
-        path = request.url.path
+        path: str = request.scope["path"]  # as it was sent; an URL would be put together with the Host header
         if request.method != "POST" or path not in self._paths | {KNOCK}:
             raise Refused(
                 Reason.PATH,
@@ -140,46 +137,45 @@ class Door:
 
     async def _passed_on(self, request: Request, path: str, key: bytes | None) -> Response:
         declared = request.headers.get("content-length", "")
-        limit = self._limits.max_request_bytes
-        if key is not None and path == PUSH:
-            limit = min(limit, max(0, self._limits.max_reply_bytes - self._sent.get(key, 0)))
-        if declared.isdecimal() and int(declared) > limit:
-            raise self._too_large(limit, path)
+        reply = key if path == PUSH else None
+        if declared.isdecimal():
+            self._check_size(int(declared), path, reply, more=int(declared))
         # Looked up one by one: of a header that came twice, the SuperLink gets the one that was checked here.
         told = request.headers
         headers = {name: told[name] for name in told if name in _PASSED or name.startswith(_FLOWERS)}
         if declared:
             headers["content-length"] = declared
-        asked = self._superlink.build_request(
-            "POST", path, headers=headers, content=self._body(request, path, limit, key)
-        )
+        asked = self._superlink.build_request("POST", path, headers=headers, content=self._body(request, path, reply))
         try:
             answer = await self._superlink.send(asked, stream=True)
         except httpx.TransportError as error:
             raise Refused(
                 Reason.SUPERLINK, f"the SuperLink must answer the door, it does not ({error!r}); read superlink.log"
             ) from error
-        if key is not None and path == PULL and answer.headers.get("content-length", "0") != "0":
+        if key is not None and path == PULL and answer.is_success and answer.headers.get("content-length") != "0":
             self._sent[key] = 0  # a message came, to which one reply may go
         kept = {name: value for name, value in answer.headers.items() if name in _ANSWERED or name.startswith(_FLOWERS)}
         return StreamingResponse(_closing(answer), answer.status_code, kept)
 
-    async def _body(self, request: Request, path: str, limit: int, key: bytes | None) -> AsyncIterator[bytes]:
+    async def _body(self, request: Request, path: str, reply: bytes | None) -> AsyncIterator[bytes]:
         size = 0
         async for piece in request.stream():
             size += len(piece)
-            if size > limit:
-                raise self._too_large(limit, path)
+            self._check_size(size, path, reply, more=len(piece))
+            if reply is not None:
+                self._sent[reply] = self._sent.get(reply, 0) + len(piece)
             yield piece
-        if key is not None and path == PUSH:
-            self._sent[key] = self._sent.get(key, 0) + size
 
-    def _too_large(self, limit: int, path: str) -> Refused:
-        if limit < self._limits.max_request_bytes:
-            name, what = "max_reply_bytes", f"a reply must have at most {self._limits.max_reply_bytes:,} bytes"
+    def _check_size(self, size: int, path: str, reply: bytes | None, *, more: int) -> None:
+        """Refuse a request of `size` bytes, or a reply of which `more` come, beyond the limits."""
+        limits = self._limits
+        if size > limits.max_request_bytes:
+            what, name = f"a request must have at most {limits.max_request_bytes:,} bytes", "max_request_bytes"
+        elif reply is not None and self._sent.get(reply, 0) + more > limits.max_reply_bytes:
+            what, name = f"a reply must have at most {limits.max_reply_bytes:,} bytes", "max_reply_bytes"
         else:
-            name, what = "max_request_bytes", f"a request must have at most {limit:,} bytes"
-        return Refused(Reason.SIZE, f"{what}, that to {path} has more; send less, or raise the server's door.{name}")
+            return
+        raise Refused(Reason.SIZE, f"{what}, that to {path} has more; send less, or raise the server's door.{name}")
 
     def _refuse(self, request: Request, refused: Refused) -> Response:
         self._log.note(request.client.host if request.client else "unknown", refused)

@@ -45,7 +45,7 @@ def knock(host: str, port: int, *, tls: bool, roots: Path | None = None, key: Pa
         Unreachable: there is no answer; it may come later.
         SettingsError: `roots` or `key` cannot be used.
     """
-    place = f"{host}:{port}"
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     headers = {"content-length": "0"}
     if key is not None:
         from fedmb.access.node_keys import private_key

@@ -43,9 +43,9 @@ def client(
     from fedmb.launch.endpoint import Server, usable_port
 
     peer = Server(server, root_certificates, node_key)
+    stop = draining()
     with suppress(Unreachable):  # the server may come later
         peer.knock()  # before torch is imported: a refusal is to be read within seconds
-    stop = draining()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
 
     from fedmb.federation.deployed_client import ClientSettings
