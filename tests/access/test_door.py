@@ -6,6 +6,7 @@ import datetime as dt
 import httpx
 import pytest
 from flwr.proto.control_pb2 import RegisterNodeRequest
+from flwr.proto.fleet_pb2 import PullMessagesResponse
 from guests import Guests
 from starlette.requests import Request
 from starlette.responses import Response
@@ -195,6 +196,10 @@ def test_a_reply_has_a_limit_that_a_new_message_lifts(ask, guests, behind):
     assert reasons(idle) == [None, None, Reason.SIZE, None, None]
     assert reasons(without) == [None, None, None, Reason.SIZE]
     assert "raise the server's door.max_reply_bytes" in idle[2].json()["detail"]
+
+
+def test_flowers_answer_without_a_message_is_empty():
+    assert PullMessagesResponse().SerializeToString() == b""  # by which the door tells it from a new message
 
 
 def test_where_no_keys_are_listed_everybody_on_this_machine_comes_in(ask, behind):
