@@ -96,12 +96,12 @@ class Door:
         except TimeoutError:
             if response is not None:
                 raise  # an answer that has begun cannot become another; uvicorn closes the connection
-            refused = Refused(
+            slow = Refused(
                 Reason.SLOW,
                 f"a request must be over within {self._limits.request_seconds:g} s, it was not; use a faster line, or "
                 "raise the server's door.request_seconds",
             )
-            await self._refuse(request, refused)(scope, receive, send)
+            await self._refuse(request, slow)(scope, receive, send)
         except ClientDisconnect:
             return
 

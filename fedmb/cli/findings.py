@@ -1,7 +1,7 @@
 """What checks found: a table for people, JSON for programs."""
 
-from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Status(StrEnum):
@@ -12,8 +12,7 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that was looked at; `advice` is empty when there is nothing to do."""
 
     name: str
@@ -27,7 +26,7 @@ def print_json(found: list[Finding]) -> None:
     from json import dumps
 
     ok = all(finding.status is not Status.FAILED for finding in found)
-    print(dumps({"ok": ok, "checks": [asdict(finding) for finding in found]}, indent=2))
+    print(dumps({"ok": ok, "checks": [finding._asdict() for finding in found]}, indent=2))
 
 
 def print_table(found: list[Finding]) -> None:
