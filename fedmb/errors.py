@@ -15,8 +15,8 @@
      ├─ RateLimited       a replay table's limiter let an insert or a sample wait past its deadline
      ├─ RecordsGone       records that a ledger still needs are no longer in the log
      ├─ TooManyRejected   more records were set aside than a stream in order would have
-     ├─ Unreachable       a broker or registry does not answer; trying again may help
-     ├─ AccessDenied      a broker or registry refuses who we are
+     ├─ Unreachable       a broker, registry or server does not answer; trying again may help
+     ├─ AccessDenied      a broker, registry or server refuses who we are
      ├─ Diverged          a model's parameters or loss are no longer finite
      └─ AlreadyOwned      another live process owns this log partition, ring or run directory
 
@@ -136,11 +136,11 @@ class TooManyRejected(FedmbError):  # noqa: N818
 
 
 class Unreachable(FedmbError):  # noqa: N818
-    """A broker or registry does not answer, or not in a way that is understood; trying again may help."""
+    """A broker, registry or server does not answer, or not in a way that is understood; trying again may help."""
 
 
 class AccessDenied(FedmbError):  # noqa: N818
-    """A broker or registry refuses who we are, or we refuse who it is: password, certificate or permission."""
+    """Somebody refuses who we are, or we refuse who it is: password, key, certificate, clock or permission."""
 
 
 class Diverged(FedmbError):  # noqa: N818

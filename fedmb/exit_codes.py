@@ -29,13 +29,13 @@ class ExitCode(IntEnum):
     DIVERGED = 9
     """The model's parameters or loss are no longer finite."""
     CHECK = 10
-    """`fedmb check` found that something required is missing."""
+    """`fedmb check` found that something required is missing, or `fedmb keys check` that a key is of no use."""
     GONE = 11
     """Records that a ledger still needs are no longer in the log."""
     UNREACHABLE = 12
     """A broker or registry does not answer."""
     DENIED = 13
-    """A broker or registry refuses who we are."""
+    """A broker, registry or server refuses who we are, or we refuse who it is."""
     STALLED = 14
     """A client library fell into a call that nothing ends."""
     DISK = 15

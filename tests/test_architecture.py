@@ -27,6 +27,7 @@ LAYERS = (
     {"ingest", "replay", "sizing", "aggregation"},
     {"training"},
     {"tasks"},
+    {"access"},
     {"federation"},
     {"simulation"},
     {"settings"},
@@ -37,7 +38,7 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 HOME = {
     "kafka": {"ingest"},
     "torch": {"training", "tasks", "simulation"},
-    "flwr": {"federation", "simulation"},
+    "flwr": {"federation", "simulation", "access"},
 }
 PROCESS_FOLDERS = ("clients", "server", "streams")
 VAGUE = {"utils", "util", "common", "helpers", "misc", "core", "base", "tools"}

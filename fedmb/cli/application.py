@@ -17,6 +17,7 @@ GROUPS = {
     "stream": ("run", "feed", "pack", "lag", "inspect", "schema", "replay-dlq"),
     "model": ("list", "show", "export"),
     "replay": ("serve", "inspect"),
+    "keys": ("server", "node", "check"),
 }
 """Words that may follow a verb; each is a function of the same name in `fedmb.cli.VERB.WORD`."""
 

@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fedmb.cli.findings import Finding, Status, print_json, print_table
 
 PYTHON = (3, 11)  # tomllib, StrEnum and Flower 1.41 start there
 PORTS = {8000: "flower-superlink", 9094: "flower-supernode"}  # Flower 1.41's defaults
@@ -35,24 +35,6 @@ CUDA_PROBE = (
 )
 
 
-class Status(StrEnum):
-    """Outcome of one check."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at; `advice` is empty when there is nothing to do."""
-
-    name: str
-    status: Status
-    found: str
-    advice: str = ""
-
-
 def check(*, json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
     """Look whether this machine has what fedmb needs; fails when something required is missing."""
     from fedmb.exit_codes import ExitCode
@@ -60,9 +42,9 @@ def check(*, json: Annotated[bool, typer.Option("--json", help="Print JSON inste
     found = list(findings())
     failed = [finding.name for finding in found if finding.status is Status.FAILED]
     if json:
-        _print_json(found)
+        print_json(found)
     else:
-        _print_table(found)
+        print_table(found)
     if failed:
         raise typer.Exit(ExitCode.CHECK)
 
@@ -214,28 +196,3 @@ def processors() -> Finding:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS")
     return Finding("processors", Status.OK, f"{usable}" + (f", OMP_NUM_THREADS={limit}" if limit else ""))
-
-
-def _print_json(found: list[Finding]) -> None:
-    """One JSON object on stdout."""
-    from json import dumps
-
-    ok = all(finding.status is not Status.FAILED for finding in found)
-    print(dumps({"ok": ok, "checks": [asdict(finding) for finding in found]}, indent=2))
-
-
-def _print_table(found: list[Finding]) -> None:
-    """A table on stdout, readable without colour."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    colours = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "bold red"}
-    table = Table("check", "status", box=box.SIMPLE)
-    table.add_column("found", overflow="fold")  # a path cut short says nothing
-    table.add_column("what to do", overflow="fold")
-    for finding in found:
-        status = Text(finding.status.value, style=colours[finding.status])
-        table.add_row(Text(finding.name), status, Text(finding.found), Text(finding.advice))
-    Console().print(table)

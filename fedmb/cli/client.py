@@ -29,16 +29,23 @@ def client(
     root_certificates: Annotated[
         Path | None, typer.Option(help="PEM certificates that vouch for the server; loopback needs none.")
     ] = None,
+    node_key: Annotated[
+        Path | None, typer.Option(help="The client's private key, of `fedmb keys node`; loopback needs none.")
+    ] = None,
 ) -> int:
     """Learn from one source whenever the server asks; SIGTERM ends it."""
     import logging
+    from contextlib import suppress
     from os import environ
 
     from fedmb.cli.failure import draining
+    from fedmb.errors import Unreachable
     from fedmb.launch.endpoint import Server, usable_port
 
-    peer = Server(server, root_certificates)
+    peer = Server(server, root_certificates, node_key)
     stop = draining()
+    with suppress(Unreachable):  # the server may come later
+        peer.knock()  # before torch is imported: a refusal is to be read within seconds
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
 
     from fedmb.federation.deployed_client import ClientSettings

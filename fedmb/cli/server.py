@@ -33,7 +33,12 @@ def server(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for any that is free.", min=0, max=65535)] = 8000,
     ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate of the server, PEM.")] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
-    ssl_ca_certfile: Annotated[Path | None, typer.Option(help="The authority's certificate, PEM.")] = None,
+    ssl_ca_certfile: Annotated[
+        Path | None, typer.Option(help="The authority's certificate, PEM: checked against the server's.")
+    ] = None,
+    node_keys: Annotated[
+        Path | None, typer.Option(help="Folder with the .pub file of each client that is let in.")
+    ] = None,
 ) -> int:
     """Start a server, run its rounds with the clients that connect, and end."""
     import logging
@@ -43,10 +48,11 @@ def server(
     from fedmb.launch import bundle
     from fedmb.launch.endpoint import Listen, usable_port
 
-    Listen(host, port, ssl_certfile, ssl_keyfile, ssl_ca_certfile)  # refused before anything is begun
-    listen = Listen(host, usable_port(host, port), ssl_certfile, ssl_keyfile, ssl_ca_certfile)
-    stop = draining()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    files = (ssl_certfile, ssl_keyfile, ssl_ca_certfile, node_keys)
+    Listen(host, port, *files).check()  # refused before anything is begun
+    listen = Listen(host, usable_port(host, port), *files)
+    stop = draining()
 
     from fedmb.federation import checkpoint
     from fedmb.federation.checkpoint import ServerState
@@ -80,17 +86,14 @@ def _deploy(run: RunDirectory, settings: ServerSettings, listen: Listen, app: Pa
 
     from fedmb.federation.drain import Drain
     from fedmb.launch.deployment import Deployment
-    from fedmb.launch.endpoint import is_loopback
 
     log = logging.getLogger(__name__)
     with (
         Drain(run.state, stop, settings.rounds.drain_seconds) as drain,
-        Deployment(listen, app, run.state, drain.over) as deployment,
+        Deployment(listen, app, run.state, drain.over, settings.door) as deployment,
     ):
         deployment.start()
         log.info("server listening address=%s run=%s", listen.own_address, run.path)
-        if not is_loopback(listen.host):
-            log.warning("port open beyond this machine: whoever reaches it can start runs; pass on /v1/fleet/ only")
         drain.has_begun = True
         deployment.run(run.config)
 

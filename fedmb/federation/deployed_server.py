@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fedmb import errors
+from fedmb.access.door_limits import DoorLimits
 from fedmb.errors import DISK_ERRORS, FedmbError
 from fedmb.federation.checkpoint import Checkpoints
 from fedmb.federation.rounds import Rounds
@@ -33,6 +34,8 @@ class ServerSettings(Section):
     checkpoints: Checkpoints = Checkpoints()
     training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     """How every client trains."""
+    door: DoorLimits = DoorLimits()
+    """What nodes may send, where there is TLS."""
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from fedmb.errors import FedmbError
 from fedmb.settings.toml import value_text
 
 if TYPE_CHECKING:
-    from fedmb.launch.endpoint import Listen, Server
+    from fedmb.launch.endpoint import Server
 
 CONNECTION = "fedmb"  # name of the connection in Flower's configuration
 TASK_POLL_SECONDS = "0.05"  # Flower's 1.0 s costs up to a second at every message; its floor is 0.01
@@ -68,23 +68,19 @@ def _import_path() -> list[str]:
     return given if own in {*given, *site.getsitepackages()} else [own, *given]
 
 
-def superlink(listen: Listen) -> list[str]:
-    """The SuperLink: one port for nodes, runs and the server's own processes."""
-    place = ["--host", listen.host, "--port", str(listen.port), "--disable-runtime-dependency-installation"]
-    return [executable("flower-superlink"), *place, *_tls_of(listen)]
+def superlink(host: str, port: int) -> list[str]:
+    """The SuperLink: one port for nodes, runs and the server's own processes, so it listens on loopback only."""
+    place = ["--host", host, "--port", str(port), "--insecure", "--disable-runtime-dependency-installation"]
+    return [executable("flower-superlink"), *place]
 
 
-def _tls_of(listen: Listen) -> list[str]:
-    if not listen.tls:
-        return ["--insecure"]
-    return [
-        "--ssl-certfile",
-        str(listen.certificate),
-        "--ssl-keyfile",
-        str(listen.key),
-        "--ssl-ca-certfile",
-        str(listen.authority),
-    ]
+def door(plan: Path) -> list[str]:
+    """The nodes' door.
+
+    Args:
+        plan: a JSON file with a `DoorPlan`.
+    """
+    return [sys.executable, "-m", "fedmb.access.door_process", str(plan)]
 
 
 def supernode(server: Server, *, port: int, node_config: Path) -> list[str]:
@@ -96,11 +92,12 @@ def supernode(server: Server, *, port: int, node_config: Path) -> list[str]:
         node_config: a TOML file; its values are the app's `context.node_config`.
     """
     trust = ["--root-certificates", str(server.root_certificates)] if server.root_certificates else []
+    proof = ["--auth-supernode-private-key", str(server.node_key)] if server.node_key else []
     return [
         executable("flower-supernode"),
         "--superlink",
         server.address,
-        *(["--insecure"] if server.insecure else trust),
+        *(["--insecure"] if server.insecure else [*trust, *proof]),
         "--host",
         "127.0.0.1",
         "--port",
@@ -110,10 +107,9 @@ def supernode(server: Server, *, port: int, node_config: Path) -> list[str]:
     ]
 
 
-def connection(listen: Listen) -> str:
-    """Flower's configuration file, which names the server to its command line."""
-    trust = f"root-certificates = {value_text(listen.authority)}" if listen.authority else "insecure = true"
-    return f"[superlink.{CONNECTION}]\naddress = {value_text(listen.own_address)}\n{trust}\n"
+def connection(place: str) -> str:
+    """Flower's configuration file, which names the SuperLink at `host:port` on loopback to its command line."""
+    return f"[superlink.{CONNECTION}]\naddress = {value_text(place)}\ninsecure = true\n"
 
 
 def submit(app: Path, run_config: Path) -> list[str]:

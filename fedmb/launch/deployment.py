@@ -1,8 +1,11 @@
 """A SuperLink with one run on it: started, waited for, submitted to, followed, asked how it ended.
 
     with Deployment(listen, app, state, stop) as deployment:
-        deployment.start()           # answers once the SuperLink is healthy
+        deployment.start()           # answers once the SuperLink is healthy, and the door before it open
         deployment.run(settings)     # until the run is over; raises what made it fail
+
+The SuperLink always listens on loopback. With TLS, nodes come through a door (`fedmb.access.door`) on the port that
+others reach, and the SuperLink has a port of its own; without, whoever can reach it is on this machine anyway.
 
 Setting `stop` ends each wait early; leaving the block ends every process.
 """
@@ -12,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -27,13 +29,15 @@ from fedmb.errors import FedmbError
 from fedmb.federation.deployed_server import failure_from
 from fedmb.launch import commands
 from fedmb.launch.child import Child
+from fedmb.launch.door_keeper import DoorKeeper
+from fedmb.launch.endpoint import Listen, usable_port
 from fedmb.launch.staging import SETTINGS_KEY, stage
 from fedmb.settings.toml import value_text
 
 if TYPE_CHECKING:
     from threading import Event
 
-    from fedmb.launch.endpoint import Listen
+    from fedmb.access.door_limits import DoorLimits
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +56,11 @@ class Deployment:
         app: the directory whose clients/ and server/ are run.
         state: where a temporary directory and the SuperLink's log go.
         stop: ends every wait when it is set.
+        limits: of what nodes may send, where there is a door.
     """
 
-    def __init__(self, listen: Listen, app: Path, state: Path, stop: Event) -> None:
-        self.listen = listen
+    def __init__(self, listen: Listen, app: Path, state: Path, stop: Event, limits: DoorLimits) -> None:
+        self.superlink_address = Listen("127.0.0.1", usable_port("127.0.0.1", 0)) if listen.tls else listen
         self.stop = stop
         self.log_file = state / "superlink.log"
         # A directory for each launch: a second one on the same run must not change the first one's files.
@@ -63,27 +68,38 @@ class Deployment:
         try:
             self._app = stage(app, self._home)
             self._environment = commands.environment(self._home)
-            (self._home / "config.toml").write_text(commands.connection(listen), encoding="utf-8")
+            (self._home / "config.toml").write_text(
+                commands.connection(self.superlink_address.own_address), encoding="utf-8"
+            )
+            self._door = (
+                DoorKeeper(listen, self.superlink_address, limits, self._home, self._environment)
+                if listen.tls
+                else None
+            )
         except BaseException:
             shutil.rmtree(self._home)
             raise
         self._superlink: Child | None = None
 
     def start(self) -> None:
-        """Start the SuperLink and wait until it answers.
+        """Start the SuperLink, and the door before it, and wait until they answer.
 
         Raises:
-            FedmbError: it ended, or does not answer in time.
+            FedmbError: one ended, or does not answer in time.
         """
+        place = self.superlink_address
         with self.log_file.open("ab") as output:
-            self._superlink = Child(commands.superlink(self.listen), environment=self._environment, output=output)
+            command = commands.superlink(place.host, place.port)
+            self._superlink = Child(command, environment=self._environment, output=output)
+        if self._door is not None:
+            self._door.start()
         deadline = time.monotonic() + HEALTHY_SECONDS
         while not self._healthy() and not self.stop.wait(_LOOK_SECONDS):
             self._check_superlink()
             if time.monotonic() > deadline:
                 raise FedmbError(
-                    f"the SuperLink must answer within {HEALTHY_SECONDS:g} s at {self.listen.own_address}, it does "
-                    f"not; read {self.log_file}"
+                    f"the SuperLink and its door must answer within {HEALTHY_SECONDS:g} s, they do not; read "
+                    f"{self.log_file} and what the door says above"
                 )
 
     def run(self, settings: Path) -> None:
@@ -135,18 +151,16 @@ class Deployment:
         told = self.stop.wait(_LOOK_SECONDS)
         if told and self._superlink is not None:
             self._superlink.ask_to_stop()
+            if self._door is not None:
+                self._door.ask_to_stop()
         return told
 
     def _healthy(self) -> bool:
-        scheme = "https" if self.listen.tls else "http"
-        trust = ssl.create_default_context(cafile=self.listen.authority) if self.listen.tls else None
         with (
             suppress(URLError, OSError),
-            urlopen(  # noqa: S310  # http or https, see above
-                f"{scheme}://{self.listen.own_address}/health", timeout=1.0, context=trust
-            ),
+            urlopen(f"http://{self.superlink_address.own_address}/health", timeout=1.0),
         ):
-            return True
+            return self._door is None or self._door.is_open()
         return False
 
     def _check_superlink(self) -> None:
@@ -156,11 +170,15 @@ class Deployment:
                 f"the SuperLink must run as long as the server, it ended with code {code}: {last_line(self.log_file)}; "
                 f"read {self.log_file}"
             )
+        if self._door is not None:
+            self._door.keep()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if self._door is not None:
+            self._door.__exit__(kind, error, traceback)
         if self._superlink is not None:
             self._superlink.__exit__(kind, error, traceback)
         shutil.rmtree(self._home, ignore_errors=True)

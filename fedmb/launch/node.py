@@ -51,6 +51,7 @@ class Node:
         write_atomically(node_config, f"settings = {value_text(file)}\n")
         self._command = commands.supernode(server, port=port, node_config=node_config)
         self._environment = commands.environment(home)
+        self._server = server
 
     def supervise(self, stop: Event) -> None:
         """Run the SuperNode until `stop` is set; one that ends is started again.
@@ -59,10 +60,14 @@ class Node:
         place. So it is started again for every run of `fedmb server`.
 
         Raises:
+            AccessDenied: the server does not let this client in, or the client does not trust the server.
             FedmbError: it ended at once several times in a row, so starting it again would not help.
         """
         short_lives = 0
         while not stop.is_set():
+            self._server.wait_until_let_in(stop)
+            if stop.is_set():
+                return
             started = time.monotonic()
             with Child(self._command, environment=self._environment, output=sys.stderr) as child:
                 code = child.wait(stop)

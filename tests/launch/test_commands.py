@@ -9,7 +9,7 @@ import pytest
 
 from fedmb.errors import FedmbError
 from fedmb.launch import commands
-from fedmb.launch.endpoint import Listen, Server
+from fedmb.launch.endpoint import Server
 
 
 @pytest.fixture
@@ -61,20 +61,21 @@ def test_flowers_processes_find_this_fedmb(tmp_path, monkeypatch):
     assert parts == ["/mine"] or (Path(parts[0]) / "fedmb" / "launch").is_dir()
 
 
-def test_a_superlink_installs_nothing_and_is_insecure_on_loopback_only(tls):
-    plain, safe = commands.superlink(Listen("127.0.0.1", 8123)), commands.superlink(Listen("127.0.0.1", 8123, *tls))
+def test_a_superlink_listens_where_it_is_told_and_installs_nothing():
+    command = commands.superlink("127.0.0.1", 8123)
 
-    assert plain[1:] == [
+    assert command[1:] == [
         "--host",
         "127.0.0.1",
         "--port",
         "8123",
-        "--disable-runtime-dependency-installation",
         "--insecure",
+        "--disable-runtime-dependency-installation",
     ]
-    assert "--insecure" not in safe
-    assert safe[-6:] == ["--ssl-certfile", str(tls[0]), "--ssl-keyfile", str(tls[1]), "--ssl-ca-certfile", str(tls[2])]
-    assert not [part for part in safe if "contents" in part]
+
+
+def test_a_door_is_told_the_name_of_its_plan_and_nothing_else(tmp_path):
+    assert commands.door(tmp_path / "door.json")[1:] == ["-m", "fedmb.access.door_process", str(tmp_path / "door.json")]
 
 
 def test_a_supernode_gets_its_settings_as_a_file(tmp_path):
@@ -87,16 +88,15 @@ def test_a_supernode_gets_its_settings_as_a_file(tmp_path):
 
 
 def test_a_supernode_trusts_what_it_is_told_to(tls, tmp_path):
-    given = commands.supernode(Server("example.org:443", tls[2]), port=9123, node_config=tmp_path / "node.toml")
-    system = commands.supernode(Server("example.org:443"), port=9123, node_config=tmp_path / "node.toml")
+    given = commands.supernode(Server("example.org:443", tls[2], tls[1]), port=9123, node_config=tmp_path / "node.toml")
+    system = commands.supernode(Server("example.org:443", None, tls[1]), port=9123, node_config=tmp_path / "node.toml")
 
-    assert given[3:5] == ["--root-certificates", str(tls[2])]
+    assert given[3:7] == ["--root-certificates", str(tls[2]), "--auth-supernode-private-key", str(tls[1])]
     assert not {"--insecure", "--root-certificates"} & set(system)
+    assert not [part for part in given if "contents" in part]
 
 
-def test_the_connection_names_the_server(tls):
-    plain = tomllib.loads(commands.connection(Listen("::1", 8123)))
-    safe = tomllib.loads(commands.connection(Listen("127.0.0.1", 8123, *tls)))
+def test_the_connection_names_the_superlink():
+    found = tomllib.loads(commands.connection("[::1]:8123"))
 
-    assert plain["superlink"]["fedmb"] == {"address": "[::1]:8123", "insecure": True}
-    assert safe["superlink"]["fedmb"] == {"address": "127.0.0.1:8123", "root-certificates": str(tls[2])}
+    assert found["superlink"]["fedmb"] == {"address": "[::1]:8123", "insecure": True}

@@ -141,5 +141,6 @@ def certificates(place):
         "authority.crt": authority.sign(signer, hashes.SHA256()).public_bytes(pem),
     }
     for file, content in contents.items():
+        (place / file).touch(mode=0o600)
         (place / file).write_bytes(content)
     return [place / file for file in contents]

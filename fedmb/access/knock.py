@@ -1,0 +1,146 @@
+"""A client asks at the door before a library does: who refuses whom, and why, in one line.
+
+A SuperNode that is refused tries for ever, or ends with a line of its own that names neither key nor way out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import http.client
+import logging
+import ssl
+from typing import TYPE_CHECKING
+
+from fedmb.access.refusal import Reason, refused_by
+from fedmb.errors import AccessDenied, SettingsError, Unreachable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from threading import Event
+
+log = logging.getLogger(__name__)
+
+PATH = "/v1/fleet/knock"
+ANSWER_SECONDS = 4.0  # a refusal is to be read within 5 s of the start
+AGAIN_SECONDS = 1.0  # between two knocks at a server that is not there
+_LATER = {Reason.EARLY, Reason.SUPERLINK, Reason.SLOW}  # what time may mend
+_NOT_YET_VALID, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64  # OpenSSL's numbers
+_ANSWER_BYTES = 65_536
+
+
+def knock(host: str, port: int, *, tls: bool, roots: Path | None = None, key: Path | None = None) -> None:
+    """Ask whether this client is let in.
+
+    A server without a door answers something else than a refusal, which is as good.
+
+    Args:
+        host: of the server.
+        port: of the server.
+        tls: whether to ask over TLS.
+        roots: PEM certificates that vouch for the server; None for the system's.
+        key: the node's private key; None to come without.
+
+    Raises:
+        AccessDenied: one side refuses the other, and waiting does not help.
+        Unreachable: there is no answer; it may come later.
+        SettingsError: `roots` or `key` cannot be used.
+    """
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    headers = {"content-length": "0"}
+    if key is not None:
+        from fedmb.access.node_keys import private_key
+        from fedmb.access.signed_headers import signed
+
+        headers |= signed(private_key(key), dt.datetime.now(dt.UTC))
+    connection = (
+        http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=_context(roots))
+        if tls
+        else http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+    )
+    try:
+        connection.request("POST", PATH, headers=headers)
+        answer = connection.getresponse()
+        refused = refused_by(answer.read(_ANSWER_BYTES)) if answer.status >= http.HTTPStatus.BAD_REQUEST else None
+    except ssl.SSLCertVerificationError as error:
+        raise _mistrusted(place, roots, error) from error
+    except ssl.SSLError as error:
+        raise AccessDenied(
+            f"the server at {place} must speak TLS, it answers otherwise ({error.reason}); start it with "
+            "--ssl-certfile and --ssl-keyfile, or on loopback leave --root-certificates and --node-key out"
+        ) from error
+    except (OSError, http.client.HTTPException) as error:
+        if not tls and speaks_tls(host, port):
+            raise AccessDenied(
+                f"the server at {place} speaks TLS, this client does not; give --root-certificates and --node-key"
+            ) from error
+        raise Unreachable(
+            f"a server must answer at {place}, got {error or type(error).__name__}; start it, or mend --server"
+        ) from error
+    finally:
+        connection.close()
+    if refused is None:
+        return
+    if refused.reason in _LATER:
+        raise Unreachable(refused.sentence)
+    if refused.reason is not Reason.PATH:
+        raise AccessDenied(refused.sentence)
+
+
+def wait_until_let_in(
+    host: str, port: int, stop: Event, *, tls: bool, roots: Path | None = None, key: Path | None = None
+) -> None:
+    """Knock until the door opens, or `stop` is set.
+
+    Raises:
+        AccessDenied: as in `knock`.
+        SettingsError: as in `knock`.
+    """
+    said = ""
+    while not stop.is_set():
+        try:
+            knock(host, port, tls=tls, roots=roots, key=key)
+        except Unreachable as error:
+            if said != (said := str(error)):
+                log.warning("waiting for the server: %s", error)
+            stop.wait(AGAIN_SECONDS)
+        else:
+            return
+
+
+def speaks_tls(host: str, port: int) -> bool:
+    """Whether somebody answers a handshake; whose certificate it is does not matter here."""
+    import socket
+
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((host, port), timeout=ANSWER_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return True
+    except OSError:
+        return False
+
+
+def _context(roots: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=roots)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(
+            f"--root-certificates must be a PEM file of certificates, {roots} is none ({error}); name the authority's"
+        ) from error
+
+
+def _mistrusted(place: str, roots: Path | None, error: ssl.SSLCertVerificationError) -> AccessDenied:
+    trusted = f"--root-certificates {roots}" if roots else "an authority that this system knows"
+    if error.verify_code == _EXPIRED:
+        said = "has expired; let the server have a new one, made with `fedmb keys server`"
+    elif error.verify_code == _NOT_YET_VALID:
+        said = "is not valid yet; set this machine's clock by NTP"
+    elif error.verify_code in {_OTHER_NAME, _OTHER_ADDRESS}:
+        said = f"is for another host ({error.verify_message.rstrip('.')}); name the host as the certificate does"
+    else:
+        said = f"is not signed by {trusted} ({error.verify_message}); name the file of the authority that signed it"
+    return AccessDenied(f"the certificate of {place} must be one to trust, and {said}")

@@ -1,0 +1,140 @@
+"""Two clients with keys, over TLS and through the door, while others try the port that they use."""
+
+from types import SimpleNamespace
+
+import pytest
+from doors import make_keys, post, resident_bytes
+from programs import Program
+from test_intruders import headers
+
+from fedmb.access.door import PULL, PUSH
+from fedmb.access.refusal import Reason, refused_by
+from fedmb.exit_codes import ExitCode
+from fedmb.federation import checkpoint
+from fedmb.federation.client import client_app
+from fedmb.federation.deployed_client import ClientSettings, trainer_for
+from fedmb.federation.deployed_server import ServerSettings
+from fedmb.federation.server import Server
+from fedmb.federation.strategy import MiniBatchFedAvg
+from fedmb.settings import load
+from fedmb.simulation.grid import InProcessGrid
+from fedmb.telemetry.run_directory import RunDirectory
+from fedmb.training.device import computing
+from fedmb.training.task import load_task
+
+pytestmark = pytest.mark.timeout(900)  # idle: about 30 s; other work on the machine multiplies it
+
+SEED = 11
+LARGE = 200 * 2**20
+CONTROL = ("start-run", "list-runs", "register-node", "list-nodes", "stop-run", "stream-logs", "pull-artifacts")
+RUNTIME = ("acquire-task", "pull-messages", "push-messages", "get-nodes", "push-logs")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("guarded")
+
+
+def source(share):
+    return f"table:task?share={share}&of=2"
+
+
+@pytest.fixture(scope="module")
+def federation(place):
+    """One round; before its clients come, somebody who was once let in tries what else there is."""
+    keys = make_keys(place / "keys", nodes=("ward", "meter"))
+    authority = keys / "authority.crt"
+    pair = ["--ssl-certfile", keys / "server.crt", "--ssl-keyfile", keys / "server.key", "--ssl-ca-certfile", authority]
+    run = ["--seed", SEED, "--rounds", 1, "--min-clients", 2, "--run-dir", "run", "--set", "training.steps=4"]
+    found = SimpleNamespace()
+    with Program(place, "server", "server", *run, "--port", 0, *pair, "--node-keys", keys / "nodes") as server:
+        address = server.logged("server listening address=").split()[0]
+        (superlink,) = [
+            process
+            for process, line in server.below().items()
+            if "flower-superlink" in line and "keeper.py" not in line
+        ]
+        found.command_lines = list(server.below().values())
+        paths = [f"/v1/control/{name}" for name in CONTROL] + [f"/v1/runtime/{name}" for name in RUNTIME]
+        found.closed = {path: post(address, authority, path, headers(keys)) for path in [*paths, "/docs", "/health"]}
+        before = resident_bytes(superlink)
+        body = (b"x" * 2**16 for _ in range(LARGE >> 16))
+        found.large = post(address, authority, PUSH, headers(keys) | {"content-type": "application/protobuf"}, body)
+        found.grown = resident_bytes(superlink) - before
+        once = headers(keys) | {"content-type": "application/protobuf"}
+        found.twice = [post(address, authority, PULL, once) for _ in range(2)]
+        clients = [
+            Program(
+                place,
+                name,
+                "client",
+                *("--server", address, "--root-certificates", authority),
+                *("--node-key", keys / "nodes" / f"{name}.key", "--name", name, "--source", source(share)),
+            )
+            for share, name in enumerate(("ward", "meter"))
+        ]
+        with clients[0], clients[1]:
+            found.server = (server.ended(), server.log)
+    return found
+
+
+def test_the_round_ends_with_both(federation, place):
+    code, log = federation.server
+
+    assert code == ExitCode.OK, log
+    assert checkpoint.newest(place / "run" / "checkpoints").version == 1
+
+
+def test_the_model_is_that_of_one_process_bit_for_bit(federation, place, tmp_path):
+    settings = load(ServerSettings, file=place / "run" / "config.toml")
+    told = settings.training.model_dump()
+    trainers = {
+        name: trainer_for(
+            ClientSettings(name=name, source=source(share), state=tmp_path / name), seed=SEED, training=told
+        )
+        for share, name in enumerate(("ward", "meter"))
+    }
+    app = client_app(lambda context: trainers[context.node_config["client"]])
+    run = RunDirectory(tmp_path / "run")
+    task, strategy = load_task(settings.task), MiniBatchFedAvg(seed=SEED)
+    server = Server(task, settings.rounds, strategy, run, seed=SEED, training=settings.training)
+
+    with computing(threads=1, repeatable=True):  # as every client process does
+        server.train(InProcessGrid(app, {2: {"client": "ward"}, 3: {"client": "meter"}}))
+
+    deployed, simulated = (
+        {name: array.tobytes() for name, array in checkpoint.newest(directory).arrays.items()}
+        for directory in (place / "run" / "checkpoints", run.checkpoints)
+    )
+    assert deployed == simulated
+
+
+def test_control_and_runtime_cannot_be_reached_through_the_nodes_port(federation):
+    for path, (status, told) in federation.closed.items():
+        assert (status, refused_by(told).reason) == (404, Reason.PATH), path
+
+
+def test_a_body_of_200_mb_grows_no_process(federation):
+    status, told = federation.large
+
+    assert (status, refused_by(told).reason) == (413, Reason.SIZE)
+    assert federation.grown < 24 * 2**20  # what passed until the limit of 16 MiB
+
+
+def test_headers_come_in_once(federation):
+    (_, told_first), (status, told) = federation.twice
+
+    assert refused_by(told_first) is None  # whatever the SuperLink says of an empty request
+    assert (status, refused_by(told).reason) == (401, Reason.REPLAY)
+
+
+def test_no_command_line_holds_a_secret(federation, place):
+    secrets = [
+        line
+        for file in place.glob("keys/**/*.key")
+        for line in file.read_text().splitlines()
+        if len(line) > 20 and "-----" not in line
+    ]
+
+    assert secrets
+    assert not [line for line in federation.command_lines if any(secret in line for secret in secrets)]
