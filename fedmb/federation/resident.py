@@ -191,6 +191,7 @@ class Resident:
         return "" if code == self._code else f"the app's code lies in {code} now"
 
     def _outcome(self, content: RecordDict) -> RecordDict | Error:
+        log.info("trainer asked client=%s", self._client)
         try:
             outcome = self._busy(lambda: outcome_of(Handed(content), self._learner.learn, client=self._client))
         except Exception as error:
