@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from fedmb.launch.child import Child
 
@@ -21,18 +21,22 @@ LONGEST_SECONDS = 30.0  # one that ends at once, again and again, must not eat t
 
 
 class KeptRunning:
-    """A program kept running inside a `with` block, its output on stderr; it never outlives this process.
+    """A program kept running inside a `with` block; it never outlives this process.
 
     Args:
         name: of the program, in log lines.
         command: program and arguments.
         environment: of the program.
+        output: where what it says goes; to stderr if left out.
     """
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None = None
+    ) -> None:
         self._name = name
         self._command = command
         self._environment = environment
+        self._output = output
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"fedmb-{name}")
 
@@ -40,7 +44,7 @@ class KeptRunning:
         pause = SHORTEST_SECONDS
         while not self._stop.is_set():
             started = time.monotonic()
-            with Child(self._command, environment=self._environment, output=sys.stderr) as child:
+            with Child(self._command, environment=self._environment, output=self._output or sys.stderr) as child:
                 code = child.wait(self._stop)
             if code is None:
                 return

@@ -61,7 +61,9 @@ def test_bytes_that_were_cut_or_changed_are_refused_or_read_but_never_worse(data
         assert "record_bytes" in str(error)
 
 
-@pytest.mark.parametrize("head", [[["a", "config", [["k", {"bytes": 5}]]]], [["a", "pickle", []]], {}, [1], [[1, 2, 3]]])
+@pytest.mark.parametrize(
+    "head", [[["a", "config", [["k", {"bytes": 5}]]]], [["a", "pickle", []]], {}, [1], [[1, 2, 3]]]
+)
 def test_a_head_that_does_not_fit_is_refused(head):
     text = json.dumps(head).encode()
 

@@ -161,9 +161,7 @@ def test_callers_of_another_version_make_it_start_afresh(tmp_path, settings):
 def test_steps_are_taken_ahead_until_somebody_calls(tmp_path, settings):
     with resident(tmp_path, settings) as running:
         first = from_bytes(running.answer(asked(overlap_steps=3)).payload)
-        second = from_bytes(
-            running.answer(asked(1, {"ward": alone_position(first)}, overlap_steps=3)).payload
-        )
+        second = from_bytes(running.answer(asked(1, {"ward": alone_position(first)}, overlap_steps=3)).payload)
 
     assert second[METRICS]["steps"] == 3
     assert alone_position(second)["trainer"]["steps"] == 6

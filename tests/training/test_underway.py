@@ -130,9 +130,7 @@ def test_a_client_that_is_left_out_gives_its_steps_up():
     first = trainer.run(initial_arrays(Digits(), 0), base_version=0, position={})
     ahead(trainer)
 
-    silent = trainer.run(
-        first.arrays, base_version=1, position=first.positions["a"], terms=RoundTerms(resting=("a",))
-    )
+    silent = trainer.run(first.arrays, base_version=1, position=first.positions["a"], terms=RoundTerms(resting=("a",)))
 
     assert silent.weight == 0
     assert silent.positions == first.positions
@@ -169,7 +167,9 @@ def test_it_learns_digits_as_well_as_without():
         arrays, updates = rounds(both(overlap_steps=overlap, learning_rate=0.3), 40)
         model = Digits().build_model()
         load_arrays(model, arrays)
-        scores.append((evaluate(Digits(), model, rows)["accuracy"], sum(one.weight for here in updates for one in here)))
+        scores.append(
+            (evaluate(Digits(), model, rows)["accuracy"], sum(one.weight for here in updates for one in here))
+        )
 
     (plain, same), (overlapped, rows_learnt) = scores
     assert same == rows_learnt
