@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from urllib.request import urlopen
@@ -90,7 +91,7 @@ def flower_rounds(place: Path, rows: list[Path], rounds: int, steps: int) -> lis
             lambda: times.exists() and len(times.read_text().split("\n")) > rounds + 1, "Flower's rounds", 60 * rounds
         )
     ended = [float(line.split()[1]) for line in times.read_text().splitlines()]  # round 0 is before the first
-    return [after - before for before, after in zip(ended[1:], ended[2:], strict=False)]
+    return [after - before for before, after in pairwise(ended[1:])]
 
 
 def our_run(place: Path, rows: list[Path], rounds: int, train: dict[str, object], *, resident: bool = True) -> str:
@@ -119,7 +120,7 @@ def fedmb(place: Path, verb: str, *arguments: object) -> subprocess.Popen[bytes]
     """`fedmb VERB`, its log in a file of the place."""
     name = arguments[arguments.index("--name") + 1] if "--name" in arguments else verb
     with (place / f"{name}.log").open("wb") as log:
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603  # a list of our own making, no shell
             [sys.executable, "-m", "fedmb", verb, *map(str, arguments)],
             cwd=place,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -135,7 +136,7 @@ def our_rounds(place: Path, rows: list[Path], rounds: int, steps: int, *, reside
         time.mktime(time.strptime(day, "%Y-%m-%d %H:%M:%S")) + int(thousandths) / 1000
         for day, thousandths in re.findall(r"^(.{19}),(\d{3}) round closed", log, re.MULTILINE)
     ]
-    return [after - before for before, after in zip(ended, ended[1:], strict=False)]
+    return [after - before for before, after in pairwise(ended)]
 
 
 def duty_cycle(place: Path, rows: list[Path], rounds: int, seconds: float) -> dict[str, object]:

@@ -15,7 +15,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     times = Path(context.run_config["times"])
 
-    def ended(number: int, arrays: ArrayRecord) -> MetricRecord:
+    def ended(number: int, _arrays: ArrayRecord) -> MetricRecord:
         with times.open("a") as file:
             file.write(f"{number} {time.time()}\n")
         return MetricRecord({"round": number})

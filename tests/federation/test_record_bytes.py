@@ -1,6 +1,7 @@
 import json
 import math
 import struct
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -55,10 +56,8 @@ def test_bytes_that_were_cut_or_changed_are_refused_or_read_but_never_worse(data
     for _ in range(data.draw(st.integers(0, 3))):
         if broken:
             broken[data.draw(st.integers(0, len(broken) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        from_bytes(bytes(broken))
-    except DecodeError as error:
-        assert "record_bytes" in str(error)
+    with suppress(DecodeError):
+        assert isinstance(from_bytes(bytes(broken)), RecordDict)
 
 
 @pytest.mark.parametrize(

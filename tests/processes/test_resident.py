@@ -58,9 +58,9 @@ class Site:
 
     @contextmanager
     def trainer(self):
-        with self.log_file.open("wb") as log:
-            with KeptRunning("trainer", commands.trainer(self.file), environment(), log):
-                yield
+        command = commands.trainer(self.file)
+        with self.log_file.open("wb") as log, KeptRunning("trainer", command, environment(), log):
+            yield
 
     @property
     def log(self):

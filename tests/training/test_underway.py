@@ -108,8 +108,8 @@ def test_progress_made_ahead_is_kept_on_top_of_the_new_model():
 
     second = one.run(mean, base_version=1, position=first.positions["a"])
 
-    for name in stepped:
-        np.testing.assert_allclose(second.arrays[name], mean[name] + stepped[name] - first.arrays[name], atol=1e-6)
+    for name, value in stepped.items():
+        np.testing.assert_allclose(second.arrays[name], mean[name] + value - first.arrays[name], atol=1e-6)
 
 
 def test_steps_ahead_of_an_update_that_was_not_accepted_are_dropped_and_their_rows_learnt_from_the_start():
