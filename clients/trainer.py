@@ -14,8 +14,8 @@ from fedmb.telemetry.log_lines import show_log_lines
 log = logging.getLogger("fedmb.clients")
 
 
-def serve(file: Path) -> str:
-    """Answer the client's messages; says why a fresh process must go on. Change here what is kept between messages."""
+def serve(file: Path) -> Path:
+    """Answer the client's messages; the program to go on as. Change here what is kept between messages."""
     # Apps may call from now on; what follows imports torch.
     with listening(file.parent / "trainer") as door:
         from fedmb.federation.deployed_client import ClientSettings
@@ -27,7 +27,7 @@ def serve(file: Path) -> str:
         learner = KeptTraining(settings) if settings.devices == 1 else AnewEachMessage(settings)
         log.info("trainer ready client=%s pid=%d", settings.name, os.getpid())
         try:
-            return Resident(door, learner, client=settings.name).serve()
+            return Resident(door, learner, client=settings.name, program=Path(__file__)).serve()
         finally:
             learner.close()
 
@@ -35,5 +35,5 @@ def serve(file: Path) -> str:
 if __name__ == "__main__":
     show_log_lines()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    log.info("trainer starts afresh reason=%s", serve(Path(sys.argv[1])))
-    os.execv(sys.executable, [sys.executable, "-P", *sys.argv])  # noqa: S606  # ourselves, without a shell
+    program = serve(Path(sys.argv[1]))
+    os.execv(sys.executable, [sys.executable, "-P", str(program), *sys.argv[1:]])  # noqa: S606  # without a shell

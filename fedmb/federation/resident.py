@@ -19,6 +19,7 @@ import select
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flwr.app import Error, RecordDict
@@ -134,34 +135,36 @@ class Resident:
         door: socket that apps call.
         learner: does the work.
         client: name of the client.
+        program: file that this process runs; an app may bring another one in its place.
     """
 
-    def __init__(self, door: socket.socket, learner: Learner, *, client: str) -> None:
+    def __init__(self, door: socket.socket, learner: Learner, *, client: str, program: Path) -> None:
         self._door = door
         self._learner = learner
         self._client = client
+        self._program = program
         self._code: str | None = None
         self._busy_seconds = 0.0
         self._since = time.monotonic()
 
-    def serve(self) -> str:
-        """Answer until an app's code is not what this process has imported; says why it must start afresh."""
+    def serve(self) -> Path:
+        """Answer until an app's code is not what this process has imported; the program to go on as, afresh."""
         while True:
             while not self._is_called() and self._busy(self._learner.step_ahead):
                 continue
             connection, _ = self._door.accept()
             try:
                 with Line(connection) as line:
-                    if reason := self._answer(line):
-                        return reason
+                    if (program := self._answer(line)) is not None:
+                        return program
             except AccessDenied as error:
                 log.warning("caller refused reason=%s", error)
             except (DecodeError, OSError) as error:
                 self._learner.close()  # the app may train by itself now, and needs the source
                 log.warning("caller lost reason=%s", error)
 
-    def _answer(self, line: Line) -> str:
-        """Answer one app; a reason where only a fresh process can."""
+    def _answer(self, line: Line) -> Path | None:
+        """Answer one app; a program where only a fresh process can."""
         hello, message = line.hear(HELLO_SECONDS), line.hear(HELLO_SECONDS)
         if hello is None or message is None:
             raise DecodeError("an app must say hello and hand over a message, got neither; it has ended")
@@ -171,24 +174,32 @@ class Resident:
         if reason := self._unfit(about):
             self._learner.close()
             line.tell(Say.AGAIN, {"reason": reason})
-            return reason
+            log.info("trainer starts afresh client=%s reason=%s", self._client, reason)
+            return self._brought(about)
         outcome = self._outcome(from_bytes(message.payload))
         if isinstance(outcome, Error):
             line.tell(Say.FAILED, {"code": outcome.code, "reason": outcome.reason})
         else:
             line.say(Say.LEARNT, *to_bytes(outcome))
-        return ""
+        return None
 
     def _unfit(self, about: dict[str, object]) -> str:
         """Why this process cannot do what an app wants; its first app's code is imported from then on."""
         found = (about.get("version"), about.get("fedmb"))
         if found != (LINE_VERSION, __version__):
             return f"fedmb is {__version__} here and {found[1]} there"
+        if self._brought(about).read_bytes() != self._program.read_bytes():
+            return "the app brings a trainer of its own"
         code = str(about.get("code"))
         if self._code is None:
             self._code = code
             sys.path.insert(0, code)
         return "" if code == self._code else f"the app's code lies in {code} now"
+
+    def _brought(self, about: dict[str, object]) -> Path:
+        """The trainer in an app's folder; this one where it has none."""
+        brought = Path(str(about.get("code"))) / "clients" / self._program.name
+        return brought if brought.is_file() else self._program
 
     def _outcome(self, content: RecordDict) -> RecordDict | Error:
         log.info("trainer asked client=%s", self._client)

@@ -3,6 +3,7 @@
 import json
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, RecordDict
@@ -52,13 +53,14 @@ class Running:
     """A resident trainer in a thread, and an app's calls to it."""
 
     def __init__(self, directory, settings):
-        self.directory, self.reason = directory, []
+        self.directory, self.went_on_as = directory, []
         self.learner = KeptTraining(settings)
         self.hello = {"version": LINE_VERSION, "fedmb": __version__, "code": "/nowhere"}
         self.client = settings.name
 
     def serve(self, door):
-        self.reason.append(Resident(door, self.learner, client=self.client).serve())
+        found = Resident(door, self.learner, client=self.client, program=Path(__file__)).serve()
+        self.went_on_as.append(found)
 
     def answer(self, content, **hello):
         with called(self.directory) as line:
@@ -78,7 +80,7 @@ def resident(tmp_path, settings):
         finally:
             running.answer(asked(), code="/elsewhere")  # which it must start afresh for
             thread.join()
-    assert running.reason == ["the app's code lies in /elsewhere now"]
+    assert running.went_on_as == [Path(__file__)]
 
 
 @pytest.fixture
@@ -151,7 +153,22 @@ def test_callers_of_another_version_make_it_start_afresh(tmp_path, settings):
         thread.join()
 
     assert answer.kind is Say.AGAIN
-    assert running.reason == [f"fedmb is {__version__} here and 0.0.1 there"]
+    assert json_of(answer.payload)["reason"] == f"fedmb is {__version__} here and 0.0.1 there"
+
+
+def test_an_app_with_a_trainer_of_its_own_gets_that_one(tmp_path, settings):
+    own = tmp_path / "app" / "clients" / Path(__file__).name
+    own.parent.mkdir(parents=True)
+    own.write_text("# another one\n")
+    running = Running(tmp_path / "trainer", settings)
+    with listening(running.directory) as door:
+        thread = threading.Thread(target=running.serve, args=(door,))
+        thread.start()
+        answer = running.answer(asked(), code=str(tmp_path / "app"))
+        thread.join()
+
+    assert json_of(answer.payload)["reason"] == "the app brings a trainer of its own"
+    assert running.went_on_as == [own]
 
 
 def test_steps_are_taken_ahead_until_somebody_calls(tmp_path, settings):
