@@ -25,7 +25,7 @@ LOSCAR-SGD does, Maziane et al. 2026, arXiv:2605.20866.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fedmb.telemetry.energy import Energy
-    from fedmb.training.recipe import Training
+    from fedmb.training.guarding import Guarding
     from fedmb.training.stretch import Budget, Learnt
     from fedmb.training.trainer import Trainer
     from fedmb.update import Arrays
@@ -100,7 +100,18 @@ def rebase(model: nn.Module, *, before: Arrays, after: Arrays) -> None:
             value.copy_(torch.clamp(moved, torch.minimum(value, new), torch.maximum(value, new)))
 
 
-def check_overlap(training: Training) -> None:
+class Overlapping(Protocol):
+    """What of `[training]` steps ahead depend on; its fields say what each means."""
+
+    overlap_steps: int
+    steps: float
+    proximal: float
+    average: float | None
+    joules: float
+    guard: Guarding
+
+
+def check_overlap(training: Overlapping) -> None:
     """Refuse steps ahead that the other settings do not bear.
 
     Raises:
