@@ -1,4 +1,4 @@
-"""What Flower runs on a client, in a new process for each message: read the settings, learn, reply."""
+"""What Flower runs on a client, in a new process for each message: hand it to the resident trainer, or learn here."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING
 
 from flwr.clientapp import ClientApp
 
-from fedmb.federation.client import reply_to
-from fedmb.federation.deployed_client import ClientSettings
-from fedmb.launch.device_ranks import learn
-from fedmb.settings import load
+from fedmb.federation.trainer_call import reply_through
 from fedmb.telemetry.log_lines import show_log_lines
 
 if TYPE_CHECKING:
@@ -21,7 +18,21 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Answer one message; `fedmb client` writes the settings file that the node's configuration names."""
+    """Answer one message; `fedmb client` writes the files that the node's configuration names."""
     show_log_lines()
+    trainer = context.node_config.get("trainer")  # absent where settings want none
+    if trainer is None:
+        return alone(message, context)
+    code = Path(__file__).resolve().parents[1]
+    return reply_through(Path(str(trainer)), message, lambda: alone(message, context), code=code)
+
+
+def alone(message: Message, context: Context) -> Message:
+    """Learn in this process: the same bits, once torch and all else are imported."""
+    from fedmb.federation.client import reply_to
+    from fedmb.federation.deployed_client import ClientSettings
+    from fedmb.launch.device_ranks import learn
+    from fedmb.settings import load
+
     settings = load(ClientSettings, file=Path(str(context.node_config["settings"])))
     return reply_to(message, lambda instruction: learn(settings, instruction), client=settings.name)

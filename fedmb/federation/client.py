@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedmb.errors import FedmbError
@@ -14,6 +14,7 @@ from fedmb.federation.wire import Instruction, read_instruction, update_to_recor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fedmb.federation.wire import Carrying
     from fedmb.training.local_update import LocalUpdate
     from fedmb.update import Update
 
@@ -30,11 +31,16 @@ def reply_to(message: Message, learn: Callable[[Instruction], Update], *, client
         learn: turns an instruction into an update.
         client: name of the client.
     """
+    return Message(outcome_of(message, learn, client=client), reply_to=message)
+
+
+def outcome_of(message: Carrying, learn: Callable[[Instruction], Update], *, client: str) -> RecordDict | Error:
+    """What a reply to `message` says: the update, or the sentence of what failed."""
     try:
         update = learn(read_instruction(message))
     except FedmbError as error:
         log.warning("training failed client=%s reason=%s", client, error)
-        return Message(Error(FAILED, f"client {client}: {error}"), reply_to=message)
+        return Error(FAILED, f"client {client}: {error}")
     log.info(
         "round trained client=%s base_version=%d rows=%s units=%g",
         client,
@@ -42,7 +48,7 @@ def reply_to(message: Message, learn: Callable[[Instruction], Update], *, client
         dict(update.rows),
         update.weight,
     )
-    return Message(update_to_record(update, client), reply_to=message)
+    return update_to_record(update, client)
 
 
 def learnt(trainer: LocalUpdate, instruction: Instruction) -> Update:

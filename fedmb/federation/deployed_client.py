@@ -7,6 +7,7 @@ its stream is cut and replayed.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ from fedmb.federation.client import learnt
 from fedmb.federation.client_source import Streaming, open_source
 from fedmb.federation.label_source import Labels
 from fedmb.federation.replaying import Replaying
+from fedmb.ingest.group_source import GroupSource
+from fedmb.replay.ring_source import RingSource
+from fedmb.replay.served_source import REPLAY
 from fedmb.section import Section
 from fedmb.training.absent_source import AbsentSource, described
 from fedmb.training.device import computing, training_device
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
     from fedmb.federation.wire import Instruction
     from fedmb.training.task import Task
     from fedmb.update import Update
+
+
+log = logging.getLogger(__name__)
 
 
 class ClientSettings(Section):
@@ -55,6 +62,9 @@ class ClientSettings(Section):
     """Where to train: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
     devices: int = Field(default=1, ge=1)
     """Devices that step as one: a process for each, with its GPU, or with its threads on the CPU."""
+    resident: bool = True
+    """Keep a trainer process beside the node, so that torch and the model are not loaded for each message; without it
+    each message trains in a process of its own, to the same bits."""
     training: Training = Training()
     """How to train where the server does not say; its micro_size, which only costs, holds in any case."""
     streaming: Streaming = Streaming()
@@ -93,6 +103,8 @@ def train(settings: ClientSettings, instruction: Instruction, ranks: Ranks | Non
     """
     with computing(threads=settings.threads, repeatable=True):
         trainer = trainer_for(settings, seed=instruction.seed, training=instruction.training, ranks=ranks)
+        if trainer.training.overlap_steps:
+            log.warning("no steps ahead client=%s reason=this process ends with its message", settings.name)
         try:
             return learnt(trainer, instruction)
         finally:
@@ -140,6 +152,21 @@ def trainer_for(
     except BaseException:
         source.close()
         raise
+
+
+def held_back(settings: ClientSettings, trainer: LocalUpdate) -> str | None:
+    """Why no step may be taken before the next message, in words; None where it may."""
+    if settings.devices > 1:
+        return "its devices start for each message"
+    if trainer.labels is not None:
+        return "labels that come later are scored by the model of their round"
+    if isinstance(trainer.stream, GroupSource):
+        return "a group may give its partitions to another client"
+    if isinstance(trainer.stream, RingSource):
+        return "a ring keeps rows until the source is sought behind them"
+    if settings.source.startswith(REPLAY):
+        return "a replay service draws anew after each seek"
+    return None
 
 
 def _agreed(asked: Mapping[str, Any], own: Training) -> Training:

@@ -13,7 +13,7 @@ import json
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -39,6 +39,15 @@ SEED = "fedmb-seed"
 TRAINING = "fedmb-training"
 LEDGER = "fedmb-ledger"
 TERMS = "fedmb-terms"
+
+
+class Carrying(Protocol):
+    """What brings records: Flower's message, or what a resident trainer is handed of one."""
+
+    @property
+    def content(self) -> RecordDict:
+        """The records."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +118,7 @@ def positions_text(positions: Mapping[str, Mapping[str, Any]]) -> str:
     return json.dumps(positions, sort_keys=True)
 
 
-def read_instruction(message: Message) -> Instruction:
+def read_instruction(message: Carrying) -> Instruction:
     """What the server asks for.
 
     Raises:

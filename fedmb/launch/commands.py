@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedmb.errors import FedmbError
+from fedmb.launch.folders import bundle
 from fedmb.settings.toml import value_text
 
 if TYPE_CHECKING:
@@ -105,6 +106,14 @@ def supernode(server: Server, *, port: int, node_config: Path) -> list[str]:
         "--node-config",
         str(node_config),
     ]
+
+
+def trainer(settings: Path) -> list[str]:
+    """The resident trainer of the client whose settings are in this file.
+
+    -P: the folder of the program stays out of its import path, as it does for Flower's programs.
+    """
+    return [sys.executable, "-P", str(bundle() / "clients" / "trainer.py"), str(settings)]
 
 
 def connection(place: str) -> str:

@@ -56,6 +56,28 @@ def learn(settings: ClientSettings, instruction: Instruction) -> Update:
         return _answer(folder, code)
 
 
+class AnewEachMessage:
+    """A resident trainer's work where a client's devices start for each message; nothing is kept.
+
+    Args:
+        settings: the client's own.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+
+    def learn(self, instruction: Instruction) -> Update:
+        """As the function `learn`."""
+        return learn(self._settings, instruction)
+
+    def step_ahead(self) -> bool:
+        """There is never a step to take."""
+        return False
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def _command(devices: int, folder: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={devices}", "--max-restarts=0"),

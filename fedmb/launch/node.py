@@ -1,20 +1,23 @@
-"""A SuperNode for one client, kept running for as long as the client is."""
+"""A SuperNode for one client, and the client's trainer, kept running for as long as the client is."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
 from fedmb.errors import FedmbError
 from fedmb.launch import commands
 from fedmb.launch.child import Child
+from fedmb.launch.kept_running import KeptRunning
 from fedmb.settings import to_toml
 from fedmb.settings.toml import value_text
 from fedmb.telemetry.run_directory import locked, write_atomically
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from threading import Event
 
     from fedmb.federation.deployed_client import ClientSettings
@@ -48,13 +51,17 @@ class Node:
         file = directory / "client.toml"
         write_atomically(file, to_toml(settings.model_copy(update={"state": directory})))
         node_config = home / "node.toml"
-        write_atomically(node_config, f"settings = {value_text(file)}\n")
+        named = {"settings": file} | ({"trainer": directory / "trainer"} if settings.resident else {})
+        lines = "".join(f"{name} = {value_text(path)}\n" for name, path in named.items())
+        write_atomically(node_config, lines)
         self._command = commands.supernode(server, port=port, node_config=node_config)
         self._environment = commands.environment(home)
         self._server = server
+        trainer = KeptRunning("trainer", commands.trainer(file), self._environment)
+        self._beside: AbstractContextManager[object] = trainer if settings.resident else nullcontext()
 
     def supervise(self, stop: Event) -> None:
-        """Run the SuperNode until `stop` is set; one that ends is started again.
+        """Run the SuperNode, and the client's trainer beside it, until `stop` is set; what ends is started again.
 
         A SuperNode waits for a server that went away and ends when another one, that does not know it, takes its
         place. So it is started again for every run of `fedmb server`.
@@ -63,6 +70,10 @@ class Node:
             AccessDenied: the server does not let this client in, or the client does not trust the server.
             FedmbError: it ended at once several times in a row, so starting it again would not help.
         """
+        with self._beside:
+            self._supervise_node(stop)
+
+    def _supervise_node(self, stop: Event) -> None:
         short_lives = 0
         while not stop.is_set():
             self._server.wait_until_let_in(stop)

@@ -15,7 +15,7 @@ import re
 import struct
 import sys
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 from crc32c import crc32c
@@ -77,10 +77,13 @@ class Kind(IntEnum):
 _KINDS = {int(kind): kind for kind in Kind}
 
 
-class Frame(NamedTuple):
+K = TypeVar("K", bound=IntEnum)
+
+
+class FrameOf(NamedTuple, Generic[K]):
     """One frame, its payload a view of the message."""
 
-    kind: Kind
+    kind: K
     flags: int
     rows: int
     sequence: int
@@ -88,8 +91,12 @@ class Frame(NamedTuple):
     payload: memoryview
 
 
+Frame: TypeAlias = FrameOf[Kind]
+"""A frame of the replay protocol."""
+
+
 def frame(
-    kind: Kind, *parts: Any, rows: int = 0, sequence: int = 0, extra: int = 0, flags: int = 0
+    kind: IntEnum, *parts: Any, rows: int = 0, sequence: int = 0, extra: int = 0, flags: int = 0
 ) -> bytes:  # parts: whatever has the buffer protocol
     """A frame as bytes; `parts` are copied once.
 
@@ -133,7 +140,16 @@ def request(message: bytes | memoryview) -> Frame:
 
 
 def frames(message: bytes | bytearray | memoryview) -> Iterator[Frame]:
-    """Every frame of a message.
+    """Every frame of a message of the replay protocol.
+
+    Raises:
+        DecodeError: the message is not made of frames.
+    """
+    return frames_of(message, _KINDS)
+
+
+def frames_of(message: bytes | bytearray | memoryview, kinds: Mapping[int, K]) -> Iterator[FrameOf[K]]:
+    """Every frame of a message whose frames are of these kinds.
 
     Raises:
         DecodeError: the message is not made of frames.
@@ -144,7 +160,7 @@ def frames(message: bytes | bytearray | memoryview) -> Iterator[Frame]:
         if stop > len(view):
             _refuse(f"{len(view) - at} bytes where a header of {HEADER.size} was due")
         number, flags, zeros, rows, sequence, extra, length, checksum = HEADER.unpack_from(view, at)
-        kind = _KINDS.get(number)
+        kind = kinds.get(number)
         if kind is None or zeros:
             _refuse(f"kind {number}")
         if stop + length > len(view):
@@ -155,7 +171,7 @@ def frames(message: bytes | bytearray | memoryview) -> Iterator[Frame]:
                 _refuse(f"{kind.name} that fails its checksum")
         elif kind is not Kind.BATCH:
             _refuse(f"{kind.name} without a checksum")
-        yield Frame(kind, flags, rows, sequence, extra, payload)
+        yield FrameOf(kind, flags, rows, sequence, extra, payload)
         at = stop + padded(length)
 
 

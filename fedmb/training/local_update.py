@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from fedmb.training.parameters import arrays_of, check_finite, load_arrays
 from fedmb.training.round_terms import LiveStream, RoundTerms
 from fedmb.training.stretch import Budget
 from fedmb.training.travelling import travelling
+from fedmb.training.underway import Underway, rebase
 from fedmb.update import Arrays, Update
 
 if TYPE_CHECKING:
@@ -27,7 +29,25 @@ if TYPE_CHECKING:
     from fedmb.batch.source import BatchSource
     from fedmb.training.delayed_labels import DelayedLabels
     from fedmb.training.recipe import Training
+    from fedmb.training.stretch import Learnt
     from fedmb.training.task import Task
+    from fedmb.training.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What the last update left behind: where steps ahead begin."""
+
+    arrays: Arrays
+    version: int
+    """Of the model that it becomes part of."""
+    position: Mapping[str, Any]
+    terms: RoundTerms
+
+
+def _text(position: Mapping[str, Any]) -> str:
+    """Positions travel as JSON; equal ones give equal text."""
+    return json.dumps(position, sort_keys=True)
 
 
 class LocalUpdate:
@@ -95,6 +115,8 @@ class LocalUpdate:
         rounded = samples if math.isinf(samples) else math.ceil(samples)
         self._meter = available_meter(training.watts)
         self._budget = Budget(steps=training.steps, samples=rounded, seconds=training.seconds, joules=training.joules)
+        self._sent: _Sent | None = None
+        self._ahead: Underway | None = None
 
     def run(
         self,
@@ -116,26 +138,45 @@ class LocalUpdate:
             Diverged: a parameter is no longer finite; nothing of this round may be used.
         """
         terms = terms or RoundTerms()
+        ahead, sent, self._sent = self._taken_ahead(position, base_version, terms), self._sent, None
         if self.stream is not None:
             # The server sends only positions that lie in a checkpoint; its ledger knows of other members' partitions.
             stored = Ledger({**ledger_within(position.get("source")), **(ledger or {})})
             self.stream.acknowledge(stored, f"fedmb version {base_version}")
-        if self._is_left_out(position, terms):
+        if ahead is None and self._is_left_out(position, terms):
             return Update(arrays, weight=0.0, base_version=base_version, positions={self.client: dict(position)})
         if self.stream is not None:
             self.stream.limit_waiting(terms.seconds, silence_seconds=terms.silence_seconds)
         budget = replace(self._budget, seconds=min(self._budget.seconds, terms.seconds))
-        spent = self._meter.used()
-        load_arrays(self.model, self._local.overlaid(arrays, base_version))
-        trainer = self.training.build_trainer(
-            self.task, self.model, self.source, self._pacing, self.device, self.ranks, client=self.client
+        model = self._local.overlaid(arrays, base_version)
+        if ahead is not None and sent is not None:
+            ahead.run(replace(self._budget, steps=self.training.overlap_steps), until_alarm=terms.until_alarm)
+            rebase(self.model, before=sent.arrays, after=model)
+        else:
+            load_arrays(self.model, model)
+        underway = ahead or self._begun(base_version, position, seek=True)
+        trainer, spent = underway.trainer, underway.spent
+        learnt = underway.run(budget, until_alarm=terms.until_alarm)
+        sums = self._sums(trainer, learnt, spent)
+        if trainer.average is not None:
+            self.model.load_state_dict(trainer.average.weights())
+        trained = arrays_of(self.model)
+        check_finite(trained, client=self.client)
+        place = {"source": trainer.source.position(), "trainer": trainer.clock_state()}
+        if self.training.overlap_steps:
+            self._sent = _Sent(trained, base_version + 1, place, terms)
+        return Update(
+            arrays=self._local.withheld(trained, arrays, base_version + 1),
+            weight=learnt.units,
+            base_version=base_version,
+            positions={self.client: place},
+            spans=learnt.spans,
+            sums=sums,
+            rows=learnt.rows,
         )
-        trainer.source.seek(dict(position.get("source", {})))
-        if "trainer" in position:
-            trainer.load_clock_state(position["trainer"])
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(torch_seed(self.seed, self.client, base_version, "train"))
-            learnt = trainer.run(budget, until_alarm=terms.until_alarm)
+
+    def _sums(self, trainer: Trainer, learnt: Learnt, spent: Energy) -> dict[str, float]:
+        """Everything of a round that can be added up over clients."""
         sums = learnt.sums() | (trainer.watch.sums() if trainer.watch is not None else {})
         if self.labels is not None:
             sums |= self.labels.sums()
@@ -145,19 +186,55 @@ class LocalUpdate:
             sums[f"joules_{now.label}"] = used = now.joules - spent.joules
             if self.training.grams_per_kwh is not None:
                 sums["carbon_grams"] = Energy(used, now.label).carbon_grams(self.training.grams_per_kwh) or 0.0
-        if trainer.average is not None:
-            self.model.load_state_dict(trainer.average.weights())
-        trained = arrays_of(self.model)
-        check_finite(trained, client=self.client)
-        return Update(
-            arrays=self._local.withheld(trained, arrays, base_version + 1),
-            weight=learnt.units,
-            base_version=base_version,
-            positions={self.client: {"source": trainer.source.position(), "trainer": trainer.clock_state()}},
-            spans=learnt.spans,
-            sums=sums,
-            rows=learnt.rows,
+        return sums
+
+    def step_ahead(self) -> bool:
+        """Take a step of the next round, from where this one ended; False once there is none to take.
+
+        `fedmb.training.underway` says what becomes of it. Only whoever keeps this object, with its source to itself,
+        until the next `run` may call this.
+
+        Raises:
+            FedmbError: what a step raises; then this object is to be made anew.
+        """
+        sent, wanted = self._sent, self.training.overlap_steps
+        if sent is None or (self._ahead is not None and self._ahead.steps >= wanted):
+            return False
+        if self.stream is not None and not any(self.stream.lag().values()):
+            return False  # what is not there yet is waited for when somebody asks
+        if self._ahead is None:
+            if self.stream is not None:
+                self.stream.limit_waiting(sent.terms.seconds, silence_seconds=sent.terms.silence_seconds)
+            self._ahead = self._begun(sent.version, sent.position, seek=False)
+        before = self._ahead.steps
+        self._ahead.run(replace(self._budget, steps=before + 1), until_alarm=sent.terms.until_alarm)
+        return before < self._ahead.steps < wanted
+
+    @property
+    def steps_ahead(self) -> int:
+        """Steps that were taken ahead of the next message."""
+        return self._ahead.steps if self._ahead else 0
+
+    def _taken_ahead(self, position: Mapping[str, Any], base_version: int, terms: RoundTerms) -> Underway | None:
+        """The steps ahead, where they start at the ledger of the model that was sent; otherwise they are dropped."""
+        ahead, sent = self._ahead, self._sent
+        self._ahead = None
+        if ahead is None or sent is None or not ahead.steps:
+            return None
+        fits = _text(position) == _text(sent.position) and base_version >= sent.version
+        return ahead if fits and self.client not in terms.resting else None
+
+    def _begun(self, version: int, position: Mapping[str, Any], *, seek: bool) -> Underway:
+        """A round's training with a fresh optimiser, from the model as it is now."""
+        spent = self._meter.used()
+        trainer = self.training.build_trainer(
+            self.task, self.model, self.source, self._pacing, self.device, self.ranks, client=self.client
         )
+        if seek:
+            trainer.source.seek(dict(position.get("source", {})))
+        if "trainer" in position:
+            trainer.load_clock_state(position["trainer"])
+        return Underway(trainer, seed=torch_seed(self.seed, self.client, version, "train"), spent=spent)
 
     def _is_left_out(self, position: Mapping[str, Any], terms: RoundTerms) -> bool:
         """Whether the server leaves this client out, or its stream holds nothing new and the terms skip it for that."""

@@ -35,6 +35,7 @@ from fedmb.training.regularize import DropoutRule, Proximal, TimescaleDecay
 from fedmb.training.step import TrainStep
 from fedmb.training.trainer import Trainer
 from fedmb.training.travelling import Travels
+from fedmb.training.underway import check_overlap
 from fedmb.training.weight_average import WeightAverage
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Training(Section):
     """Budget in wall-clock seconds; two runs do not repeat it bit for bit, nor one in joules."""
     joules: float = Field(default=math.inf, gt=0)
     """Budget in energy, measured by this machine or modelled by `watts`."""
+    overlap_steps: int = Field(default=0, ge=0)
+    """Steps of each round, of `steps`, that a resident trainer takes while messages travel; 0 for none."""
     sizing: Sizing = Sizing()
     learning_rate: LearningRate = LearningRate()
     optimizer: OptimizerName | Annotated[str, Field(pattern="^[^:]+:[^:]+$")] = "sgd"
@@ -127,6 +130,7 @@ class Training(Section):
             )
         if self.dropout is not None:
             named_object(self.dropout, key="training.dropout", example="my_model:dropout_of")
+        check_overlap(self)
         check_norm(self.norm, self.norm_group, self.norm_travels, sizing=self.sizing, micro_size=self.micro_size)
         paced = self._pacing(1, norm_momentum=0.1)  # what contradicts is refused here and not at round 40
         group = self._split().multiple

@@ -128,17 +128,22 @@ class Trainer:
             asked_at=self._asked_at,
         )
 
-    def run(self, budget: Budget, *, until_alarm: bool = False) -> Learnt:
+    def run(self, budget: Budget, *, until_alarm: bool = False, learnt: Learnt | None = None) -> Learnt:
         """Train until the budget is used up; a source that stays silent, or with `until_alarm` a drift, ends it early.
+
+        Args:
+            budget: of all of it; seconds and joules count from now.
+            until_alarm: stop when a drift alarm rings.
+            learnt: what this trainer learnt before, of the same budget; added to, and answered.
 
         Raises:
             Diverged: fp16 overflows at every scale.
             SettingsError: the budget is in joules, and nothing measures them.
         """
         ranks = self.step.ranks
-        learnt = Learnt(tally=Tally(ranks.total if ranks.count > 1 else None))
+        learnt = learnt or Learnt(tally=Tally(ranks.total if ranks.count > 1 else None))
         began = self._clock()
-        rows_left, deadline = budget.samples, began + budget.seconds
+        rows_left, deadline = budget.samples - sum(learnt.rows.values()), began + budget.seconds
         is_limited = min(budget.seconds, budget.joules) < math.inf
         self._rate = self.hyperparameters.learning_rate
         self.step.model.train()
@@ -172,7 +177,7 @@ class Trainer:
             rows_left -= len(batch)
         self.measuring.tell_losses()
         ranks.agree(self.step.model)
-        learnt.seconds = self._clock() - began
+        learnt.seconds += self._clock() - began
         return learnt
 
     def _learn(self, batch: MiniBatch) -> StepReport:
