@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 
 from fedmb.federation.client import reply_to
 from fedmb.federation.deployed_client import ClientSettings
+from fedmb.federation.residual import Residual
 from fedmb.launch.device_ranks import learn
 from fedmb.settings import load
 from fedmb.telemetry.log_lines import show_log_lines
@@ -24,4 +25,7 @@ def train(message: Message, context: Context) -> Message:
     """Answer one message; `fedmb client` writes the settings file that the node's configuration names."""
     show_log_lines()
     settings = load(ClientSettings, file=Path(str(context.node_config["settings"])))
-    return reply_to(message, lambda instruction: learn(settings, instruction), client=settings.name)
+    residual = Residual(settings.directory)
+    return reply_to(
+        message, lambda instruction: learn(settings, instruction), client=settings.name, residual=residual
+    )

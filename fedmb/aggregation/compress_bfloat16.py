@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedmb.aggregation.compress_parts import Encoded, check_parts
-from fedmb.bfloat16 import BFLOAT16, dithered, widened
+from fedmb.arrays.bfloat16 import BFLOAT16, dithered, widened
 
 if TYPE_CHECKING:
     import numpy as np

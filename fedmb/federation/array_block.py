@@ -17,7 +17,7 @@ import numpy as np
 from flwr.app import Array
 
 from fedmb.errors import ShapeError
-from fedmb.flat import MAX_BYTES, MAX_DIMENSIONS
+from fedmb.arrays.flat import MAX_BYTES, MAX_DIMENSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

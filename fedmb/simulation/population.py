@@ -13,6 +13,7 @@ from urllib.parse import quote
 import numpy as np
 from pydantic import Field, model_validator
 
+from fedmb.aggregation.compress import Wire
 from fedmb.batch.dataset import column_of, load_dataset
 from fedmb.batch.drift import DriftingRows, Phase
 from fedmb.batch.rows import Rows
@@ -93,6 +94,7 @@ class Simulation(Section):
     device: str = "cpu"
     """Where all clients train: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
     rounds: Rounds = Rounds(count=30)
+    wire: Wire = Wire()
     checkpoints: Checkpoints = Checkpoints()
     training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     private: Private = Private()

@@ -19,7 +19,7 @@ import numpy as np
 from crc32c import crc32c
 
 from fedmb.errors import ShapeError
-from fedmb.flat import DTYPES, MAX_ARRAYS, MAX_DIMENSIONS, kind_of
+from fedmb.arrays.flat import DTYPES, MAX_ARRAYS, MAX_DIMENSIONS, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ def to_bytes(
     """`arrays` as a safetensors file; equal arrays and metadata give equal bytes.
 
     Args:
-        arrays: of the dtypes in `fedmb.flat.DTYPES`.
+        arrays: of the dtypes in `fedmb.arrays.flat.DTYPES`.
         metadata: free text by key.
         checksum: whether the file carries one, which `from_bytes` then checks.
 

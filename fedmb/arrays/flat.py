@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from fedmb.bfloat16 import BFLOAT16, is_real, rounded, widened
+from fedmb.arrays.bfloat16 import BFLOAT16, is_real, rounded, widened
 from fedmb.errors import ShapeError
 
 if TYPE_CHECKING:
