@@ -31,7 +31,8 @@ _PREFIX = len(_MAGIC) + 2
 _ALIGNED = 64  # bytes that NumPy fills magic, length and header up to
 _MAX_HEADER = 1024  # bytes: 32 sizes of 20 digits, and the words around them
 _HEADER = re.compile(
-    rb"\{'descr': '([<>|=][biuf](?:1|2|4|8))', 'fortran_order': (True|False), 'shape': \(((?:\d{1,16}, ?)*\d{0,16})\), ?\} *\n"
+    rb"\{'descr': '(\|b1|\|[iu]1|[<>][iuf][248])', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:\d{1,16}, ?)*\d{0,16})\), ?\} *\n"
 )
 
 
@@ -63,7 +64,7 @@ def from_block(name: str, array: Array) -> NDArray[Any]:
     found = _HEADER.fullmatch(data[_PREFIX + width : start])
     if found is None:
         _refuse(name, repr(bytes(data[_PREFIX + width : start])[:80]))
-    dtype = np.dtype("?" if found[1] == b"|b1" else found[1].decode())
+    dtype = np.dtype(found[1].decode())
     shape = tuple(int(size) for size in found[3].replace(b" ", b"").split(b",") if size)
     size = math.prod(shape) * dtype.itemsize
     if len(shape) > MAX_DIMENSIONS or size > MAX_BYTES or size != len(data) - start:

@@ -44,13 +44,13 @@ class Residual:
         if version is None:
             return None
         try:
-            if version in self._kept.versions():
+            if type(version) is int and version in self._kept.versions():
                 found: Vector = self._kept.load(version)[_LEFT]
                 if found.shape == (size,):
                     return found
         except (OSError, ShapeError, KeyError) as error:
-            log.warning("residual damaged version=%d reason=%s", version, error)
-        log.warning("residual lost version=%d kept=%s", version, self._kept.versions())
+            log.warning("residual damaged version=%s reason=%s", version, error)
+        log.warning("residual lost version=%s kept=%s", version, self._kept.versions())
         return None
 
     def keep(self, left: Vector, version: int) -> dict[str, int]:
