@@ -26,6 +26,4 @@ def train(message: Message, context: Context) -> Message:
     show_log_lines()
     settings = load(ClientSettings, file=Path(str(context.node_config["settings"])))
     residual = Residual(settings.directory)
-    return reply_to(
-        message, lambda instruction: learn(settings, instruction), client=settings.name, residual=residual
-    )
+    return reply_to(message, lambda instruction: learn(settings, instruction), client=settings.name, residual=residual)

@@ -73,6 +73,4 @@ def is_finite(array: NDArray[Any]) -> bool:
     if not np.issubdtype(array.dtype, np.inexact):
         return True
     flat = array.reshape(-1)
-    return all(
-        bool(np.isfinite(flat[start : start + _BLOCK]).all()) for start in range(0, flat.size, _BLOCK)
-    )
+    return all(bool(np.isfinite(flat[start : start + _BLOCK]).all()) for start in range(0, flat.size, _BLOCK))

@@ -231,7 +231,7 @@ class FlatArrays(Mapping[str, "NDArray[Any]"]):
 
 
 def _groups(layout: Layout) -> dict[str, list[str]]:
-    """dtype names of what may be averaged, by the dtype in which it is."""
+    """Dtype names of what may be averaged, by the dtype in which it is."""
     groups: dict[str, list[str]] = {}
     for kind in ("float64", "float32", "float16", "bfloat16"):
         if kind in layout.sizes:

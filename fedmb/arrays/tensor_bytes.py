@@ -1,4 +1,4 @@
-"""Named arrays as safetensors bytes and back, bfloat16 included, with a checksum, and without a copy when they are read.
+"""Named arrays as safetensors bytes and back: bfloat16 included, with a checksum, and read without a copy.
 
     u64 header bytes | JSON header | arrays one after another, little-endian, the widest dtypes first
 
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from crc32c import crc32c
 
-from fedmb.errors import ShapeError
 from fedmb.arrays.flat import DTYPES, MAX_ARRAYS, MAX_DIMENSIONS, kind_of
+from fedmb.errors import ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 CHECKSUM = "crc32c"
 _WORDS = {
-    **{"bool": "BOOL", "float16": "F16", "float32": "F32", "float64": "F64", "bfloat16": "BF16"},
+    "bool": "BOOL",
+    "float16": "F16",
+    "float32": "F32",
+    "float64": "F64",
+    "bfloat16": "BF16",
     **{f"{sign}int{bits}": f"{sign.upper() or 'I'}{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 _KINDS = {word: kind for kind, word in _WORDS.items()}

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from flwr.app import Array
 
-from fedmb.errors import ShapeError
 from fedmb.arrays.flat import MAX_BYTES, MAX_DIMENSIONS
+from fedmb.errors import ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from fedmb.arrays.flat import FlatArrays
 from fedmb.errors import FedmbError, NotEnoughData, StaleUpdate
 from fedmb.federation.exchange import Exchange
 from fedmb.federation.model_record import flat_to_record
@@ -27,7 +28,6 @@ from fedmb.federation.wire import (
     read_update,
     sender,
 )
-from fedmb.arrays.flat import FlatArrays
 from fedmb.ledger import Ledger, groups_within, partitions_within
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 
 from fedmb.arrays.bfloat16 import BFLOAT16
+from fedmb.arrays.flat import MAX_ARRAYS, FlatArrays, Layout
 from fedmb.errors import ShapeError
 from fedmb.federation.array_block import from_block, to_block
-from fedmb.arrays.flat import MAX_ARRAYS, FlatArrays, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -62,9 +62,7 @@ def flat_to_record(arrays: Arrays) -> tuple[ArrayRecord, Layout]:
         blocks = {kind: [] for kind in layout.sizes}
         for slot in layout.slots:
             blocks[slot.kind].append(arrays[slot.name])
-    entries = {
-        kind: to_block([plain(part) for part in parts], (layout.sizes[kind],)) for kind, parts in blocks.items()
-    }
+    entries = {kind: to_block([plain(part) for part in parts], (layout.sizes[kind],)) for kind, parts in blocks.items()}
     return _record(entries), layout
 
 

@@ -17,11 +17,11 @@ from flwr.app import ArrayRecord
 
 from fedmb.aggregation.compress import compression_of
 from fedmb.arrays.bfloat16 import is_real
+from fedmb.arrays.flat import DTYPES, FlatArrays, Layout
 from fedmb.errors import ShapeError
 from fedmb.federation.array_block import from_block, to_block
 from fedmb.federation.model_record import check_names, flat_from_record, flat_to_record, tagged
 from fedmb.federation.residual import PLACE
-from fedmb.arrays.flat import DTYPES, FlatArrays, Layout
 from fedmb.seeding import generator
 
 if TYPE_CHECKING:
@@ -39,7 +39,14 @@ _MAX_PARTS = 8  # the schemes here have two
 
 
 def reply_record(
-    update: Update, received: Arrays, wire: Wire, *, client: str, seed: int, residual: Residual, position: Mapping[str, Any]
+    update: Update,
+    received: Arrays,
+    wire: Wire,
+    *,
+    client: str,
+    seed: int,
+    residual: Residual,
+    position: Mapping[str, Any],
 ) -> tuple[ArrayRecord, Layout, str, dict[str, int]]:
     """The record of a reply, its layout, its form, and what the client's next position adds.
 
@@ -93,7 +100,9 @@ def arrays_of_reply(record: ArrayRecord, form: str, reference: FlatArrays, wire:
     if form == WHOLE and scheme is None:
         return flat_from_record(record, reference.layout)
     if form != wire.compression or scheme is None:
-        raise ShapeError(f"a reply must be compressed by {wire.compression!r} as it was asked, got {form[:40]!r}; reject it")
+        raise ShapeError(
+            f"a reply must be compressed by {wire.compression!r} as it was asked, got {form[:40]!r}; reject it"
+        )
     return _decoded(record, scheme, reference)
 
 
@@ -118,5 +127,7 @@ def _decoded(record: ArrayRecord, scheme: Compression, reference: FlatArrays) ->
 
 def _change(trained: FlatArrays, base: FlatArrays) -> Vector:
     before = base.reals()
-    parts = [np.subtract(vector, before[group], dtype=vector.dtype) for group, vector in sorted(trained.reals().items())]
+    parts = [
+        np.subtract(vector, before[group], dtype=vector.dtype) for group, vector in sorted(trained.reals().items())
+    ]
     return np.concatenate(parts, dtype=np.float32, casting="same_kind") if parts else np.zeros(0, np.float32)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from fedmb.aggregation.compress import Wire
+from fedmb.arrays.flat import FlatArrays
 from fedmb.errors import NotEnoughData
 from fedmb.federation.closing import Closing
 from fedmb.federation.cohort import Cohort, Collector, reasons_in
@@ -30,7 +31,6 @@ from fedmb.federation.model_record import aggregated, averaged_record
 from fedmb.federation.round_figures import alarms_of, monitored, summed
 from fedmb.federation.silence import NewsWait, Silence
 from fedmb.federation.wire import averageable, train_config
-from fedmb.arrays.flat import FlatArrays
 from fedmb.section import Section
 from fedmb.telemetry.convergence import Convergence, Stopping
 from fedmb.telemetry.events import RoundReport
@@ -208,9 +208,7 @@ class RoundLoop:
             if record is not None:
                 # A counter is a fact of one client and no strategy's business: the heaviest client's is kept.
                 heaviest = max(learnt, key=lambda reply: reply.update.weight)
-                arrays = aggregated(
-                    FlatArrays.packed(state.arrays), record, FlatArrays.packed(heaviest.update.arrays)
-                )
+                arrays = aggregated(FlatArrays.packed(state.arrays), record, FlatArrays.packed(heaviest.update.arrays))
         positions, rows = dict(state.positions), dict(state.learnt)
         for client, reply in sorted(cohort.accepted.items()):
             positions |= reply.update.positions

@@ -25,6 +25,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from fedmb import __version__
 from fedmb.aggregation.compress import Wire
 from fedmb.arrays.bfloat16 import is_finite
+from fedmb.arrays.flat import FlatArrays, Layout
 from fedmb.errors import FedmbError, ShapeError, VersionMismatch
 from fedmb.federation.model_record import (
     arrays_from_record,
@@ -34,7 +35,6 @@ from fedmb.federation.model_record import (
 )
 from fedmb.federation.reply_record import NONE, arrays_of_reply, reply_record
 from fedmb.federation.residual import Residual
-from fedmb.arrays.flat import FlatArrays, Layout
 from fedmb.ledger import Ledger, spans_from_json, spans_to_json
 from fedmb.training.round_terms import RoundTerms
 from fedmb.update import Arrays, Update, check_arrays

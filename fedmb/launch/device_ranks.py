@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-
 from fedmb import errors
 from fedmb.arrays.tensor_bytes import from_bytes, to_bytes
 from fedmb.errors import FedmbError

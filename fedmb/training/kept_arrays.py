@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from fedmb.telemetry.run_directory import write_atomically
 from fedmb.arrays.tensor_bytes import from_bytes, to_bytes
+from fedmb.telemetry.run_directory import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

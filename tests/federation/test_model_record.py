@@ -71,7 +71,8 @@ class Moving:
 def one_round(strategy, count=3):
     names = "abcdefghij"[:count]
     clients = {
-        name: Moving(name, step=float(at), weight=float(at % 4 + 1), seen=(1 << 60) + at) for at, name in enumerate(names)
+        name: Moving(name, step=float(at), weight=float(at % 4 + 1), seen=(1 << 60) + at)
+        for at, name in enumerate(names)
     }
     app = client_app(lambda context: clients[context.node_config["client"]])
     grid = InProcessGrid(app, {10 + at: {"client": name} for at, name in enumerate(names)})
@@ -95,7 +96,9 @@ def test_flowers_strategies_see_vectors_that_may_be_averaged_and_nothing_else(st
     assert watched.saw == {("float32", (9,))}
     assert after["seen"] == (1 << 60) + 3  # whole, of the heaviest client: float64 cannot even hold it
     assert {name: array.dtype for name, array in after.items()} == {
-        **{"w": np.float32, "h": np.float16, "seen": np.int64},
+        "w": np.float32,
+        "h": np.float16,
+        "seen": np.int64,
         "b": BFLOAT16,
     }
     assert after["w"][0] > 1

@@ -25,7 +25,9 @@ WIRES = {
     "top": Wire(compression="top", top_share=1.0),
 }
 EVERY = pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES.keys())
-COMPRESSED = pytest.mark.parametrize("wire", [WIRES[name] for name in ("bf16", "int8", "top")], ids=("bf16", "int8", "top"))
+COMPRESSED = pytest.mark.parametrize(
+    "wire", [WIRES[name] for name in ("bf16", "int8", "top")], ids=("bf16", "int8", "top")
+)
 
 
 def trained():
@@ -91,7 +93,12 @@ def test_entries_that_are_missing_unknown_or_of_another_kind_are_refused(wire):
     record, form, _ = sent(wire)
     names = list(record)
     for name in names:
-        for wrong in (None, Array(np.zeros(3)), Array(np.zeros((2, 2), np.int8)), Array("x", (1,), "numpy.ndarray", b"")):
+        for wrong in (
+            None,
+            Array(np.zeros(3)),
+            Array(np.zeros((2, 2), np.int8)),
+            Array("x", (1,), "numpy.ndarray", b""),
+        ):
             broken = record.copy()
             broken.pop(name) if wrong is None else broken.update({name: wrong})
             with pytest.raises(ShapeError):
