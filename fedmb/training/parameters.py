@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 def arrays_of(model: nn.Module) -> dict[str, NDArray[Any]]:
     """Copies of every parameter and buffer, by `state_dict` name."""
-    return {name: _shared(tensor.detach().cpu()).copy() for name, tensor in model.state_dict().items()}
+    return {name: array.copy() for name, array in shared_arrays(model).items()}
+
+
+def shared_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
+    """Every parameter and buffer by `state_dict` name; on a CPU the model's own memory, which its next step changes."""
+    return {name: _shared(tensor.detach().cpu()) for name, tensor in model.state_dict().items()}
 
 
 def _shared(tensor: torch.Tensor) -> NDArray[Any]:

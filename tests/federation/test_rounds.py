@@ -8,10 +8,11 @@ from fedmb.batch.table import TableSource
 from fedmb.errors import NotEnoughData
 from fedmb.federation.checkpoint import ServerState
 from fedmb.federation.client import client_app
+from fedmb.federation.model_record import arrays_from_record, arrays_to_record
 from fedmb.federation.rounds import RoundLoop, Rounds, Watch
 from fedmb.federation.server import scorer
 from fedmb.federation.strategy import MiniBatchFedAvg
-from fedmb.federation.wire import arrays_from_record, arrays_to_record, train_config
+from fedmb.federation.wire import train_config
 from fedmb.ledger import Ledger, Position, Span, StreamPartition
 from fedmb.simulation.grid import InProcessGrid
 from fedmb.tasks.digits import Digits
