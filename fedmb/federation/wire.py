@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +25,14 @@ from fedmb import __version__
 from fedmb.aggregation.compress import Wire
 from fedmb.arrays.bfloat16 import is_finite
 from fedmb.arrays.flat import FlatArrays, Layout
-from fedmb.errors import FedmbError, ShapeError, VersionMismatch
+from fedmb.errors import ShapeError
 from fedmb.federation.model_record import (
     arrays_from_record,
     arrays_to_record,
     averaged_record,
     flat_from_record,
 )
+from fedmb.federation.record_fields import check_version, number_in, refusing, text_in, whole_in
 from fedmb.federation.reply_record import NONE, arrays_of_reply, reply_record
 from fedmb.federation.residual import Residual
 from fedmb.ledger import Ledger, spans_from_json, spans_to_json
@@ -40,7 +40,7 @@ from fedmb.training.round_terms import RoundTerms
 from fedmb.update import Arrays, Update, check_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from flwr.app.typing import ConfigRecordValues
 
@@ -113,22 +113,22 @@ def read_instruction(message: Message) -> Instruction:
         VersionMismatch: the server runs another fedmb.
         ShapeError: a record is missing or of another form.
     """
-    with _refusing("an instruction", (ARRAYS, CONFIG)):
+    with refusing("an instruction", (ARRAYS, CONFIG)):
         config = message.content.config_records[CONFIG]
-        _check_version(_text(config, VERSION))
+        check_version(text_in(config, VERSION))
         record = message.content.array_records[ARRAYS]
         is_flat = LAYOUT in config
         return Instruction(
-            arrays=flat_from_record(record, Layout.from_text(_text(config, LAYOUT)))
+            arrays=flat_from_record(record, Layout.fromtext_in(text_in(config, LAYOUT)))
             if is_flat
             else arrays_from_record(record),
-            base_version=_whole(config, BASE_VERSION),
-            positions=json.loads(_text(config, POSITIONS)),
-            seed=_whole(config, SEED),
-            training=json.loads(_text(config, TRAINING)),
-            ledger=Ledger.from_json(json.loads(_text(config, LEDGER))),
-            terms=RoundTerms.from_json(_text(config, TERMS)),
-            wire=Wire.model_validate_json(_text(config, WIRE)) if is_flat else None,
+            base_version=whole_in(config, BASE_VERSION),
+            positions=json.loads(text_in(config, POSITIONS)),
+            seed=whole_in(config, SEED),
+            training=json.loads(text_in(config, TRAINING)),
+            ledger=Ledger.from_json(json.loads(text_in(config, LEDGER))),
+            terms=RoundTerms.from_json(text_in(config, TERMS)),
+            wire=Wire.model_validate_json(text_in(config, WIRE)) if is_flat else None,
         )
 
 
@@ -195,19 +195,19 @@ def read_update(message: Message, reference: Arrays, wire: Wire | None = None) -
         VersionMismatch: the client runs another fedmb.
         ShapeError: a record is missing, of another form, or does not fit the model, or a number is not finite.
     """
-    with _refusing("a reply", (ARRAYS, METRICS, UPDATE)):
+    with refusing("a reply", (ARRAYS, METRICS, UPDATE)):
         about = message.content.config_records[UPDATE]
         metrics = message.content.metric_records[METRICS]
-        _check_version(_text(about, VERSION))
-        weight = _number(metrics, WEIGHT)
+        check_version(text_in(about, VERSION))
+        weight = number_in(metrics, WEIGHT)
         update = Update(
             arrays=_model_in(message.content.array_records[ARRAYS], about, weight, reference, wire or Wire()),
             weight=weight,
-            base_version=_whole(about, BASE_VERSION),
-            positions={_text(about, "client"): dict(json.loads(_text(about, "position")))},
-            spans=spans_from_json(json.loads(_text(about, "spans"))),
-            sums={name: _number(metrics, name) for name in metrics if name != WEIGHT},
-            rows={str(origin): int(count) for origin, count in json.loads(_text(about, "rows")).items()},
+            base_version=whole_in(about, BASE_VERSION),
+            positions={text_in(about, "client"): dict(json.loads(text_in(about, "position")))},
+            spans=spans_from_json(json.loads(text_in(about, "spans"))),
+            sums={name: number_in(metrics, name) for name in metrics if name != WEIGHT},
+            rows={str(origin): int(count) for origin, count in json.loads(text_in(about, "rows")).items()},
         )
     check_arrays(update.arrays, reference)
     _check_numbers(update, reference)
@@ -218,9 +218,9 @@ def _model_in(record: ArrayRecord, about: ConfigRecord, weight: float, reference
     if LAYOUT not in about:
         return arrays_from_record(record, reference)
     flat = FlatArrays.packed(reference)
-    layout, form = _text(about, LAYOUT), _text(about, FORM)
+    layout, form = text_in(about, LAYOUT), text_in(about, FORM)
     if layout != flat.layout.text:
-        flat.layout.check(Layout.from_text(layout))
+        flat.layout.check(Layout.fromtext_in(layout))
     if form == NONE and weight != 0:
         raise ShapeError(f"an update without a model must have weight 0, got {weight}; reject it")
     return arrays_of_reply(record, form, flat, wire)
@@ -252,7 +252,7 @@ def _check_numbers(update: Update, reference: Arrays) -> None:
 
 def weight_of(message: Message) -> float:
     """Weight of a reply in the mean."""
-    return _number(message.content.metric_records[METRICS], WEIGHT)
+    return number_in(message.content.metric_records[METRICS], WEIGHT)
 
 
 def sender(message: Message) -> str:
@@ -265,43 +265,3 @@ def node_of(message: Message) -> int:
     """Id of the node that sent `message`."""
     node: int = message.metadata.src_node_id
     return node
-
-
-@contextmanager
-def _refusing(what: str, records: tuple[str, ...]) -> Iterator[None]:
-    """Turn whatever a malformed message makes Python raise into one ShapeError."""
-    try:
-        yield
-    except FedmbError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise ShapeError(f"{what} must carry the records {records} in fedmb's form, got: {error!r}") from error
-
-
-def _check_version(version: str) -> None:
-    if version != __version__:
-        raise VersionMismatch(
-            f"server and client must run one fedmb, got {version} there and {__version__} here; "
-            "install the server's version on the client"
-        )
-
-
-def _text(record: ConfigRecord, key: str) -> str:
-    value = record[key]
-    if not isinstance(value, str):
-        raise TypeError(f"{key} must be text, got {type(value).__name__}")
-    return value
-
-
-def _whole(record: ConfigRecord, key: str) -> int:
-    value = record[key]
-    if type(value) is not int:
-        raise TypeError(f"{key} must be a whole number, got {type(value).__name__}")
-    return value
-
-
-def _number(record: MetricRecord, key: str) -> float:
-    value = record[key]
-    if not isinstance(value, int | float):
-        raise TypeError(f"{key} must be a number, got {type(value).__name__}")
-    return float(value)
