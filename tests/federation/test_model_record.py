@@ -3,6 +3,8 @@ import pytest
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import (
     Bulyan,
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyServerSideFixedClipping,
     FedAdagrad,
     FedAdam,
     FedAvg,
@@ -38,6 +40,10 @@ FLOWERS = [
     *(FedAvg, FedAvgM, FedAdam, FedAdagrad, FedYogi, FedProx, FedMedian, FedTrimmedAvg, Krum, MultiKrum, Bulyan),
     QFedAvg,
 ]
+PRIVATE = {
+    DifferentialPrivacyServerSideFixedClipping: {"clipping_norm": 0.5},
+    DifferentialPrivacyServerSideAdaptiveClipping: {"initial_clipping_norm": 0.5, "clipped_count_stddev": 1e-9},
+}
 MIXED = {
     "block.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "block.bias": rounded(np.array([1.0, -2.5, 3.0e38])),
@@ -102,6 +108,16 @@ def test_flowers_strategies_see_vectors_that_may_be_averaged_and_nothing_else(st
         "b": BFLOAT16,
     }
     assert after["w"][0] > 1
+
+
+@pytest.mark.parametrize("wrapper", PRIVATE)
+def test_flowers_private_strategies_clip_and_noise_what_may_be_averaged(wrapper):
+    private = wrapper(FedAvg(fraction_evaluate=0.0), noise_multiplier=1e-9, num_sampled_clients=3, **PRIVATE[wrapper])
+    after = one_round(private, count=3)
+    whole = one_round(FedAvg(fraction_evaluate=0.0), count=3)
+
+    assert after["seen"] == whole["seen"]
+    assert 1 < after["w"][0] < whole["w"][0]  # the longer changes were clipped
 
 
 def test_sixteen_bit_floats_are_averaged_in_more_and_rounded_once():
