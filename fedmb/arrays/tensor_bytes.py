@@ -75,8 +75,7 @@ def to_bytes(
 
 
 def _raw(array: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
-    contiguous = np.ascontiguousarray(array, dtype)
-    return memoryview(contiguous.reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data
 
 
 def from_bytes(data: bytes | memoryview) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

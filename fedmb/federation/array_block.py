@@ -42,7 +42,7 @@ def to_block(parts: Sequence[NDArray[Any]], shape: tuple[int, ...]) -> Array:
     text = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
     head = _PREFIX + 2
     header = text.encode() + b" " * (-(head + len(text) + 1) % _ALIGNED) + b"\n"
-    raw = (memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8)) for part in parts)
+    raw = (np.ascontiguousarray(part).reshape(-1).view(np.uint8).data for part in parts)
     data = b"".join((_MAGIC, b"\x01\x00", len(header).to_bytes(2, "little"), header, *raw))
     return Array(str(dtype), shape, NUMPY, data)
 

@@ -119,7 +119,7 @@ def read_instruction(message: Message) -> Instruction:
         record = message.content.array_records[ARRAYS]
         is_flat = LAYOUT in config
         return Instruction(
-            arrays=flat_from_record(record, Layout.fromtext_in(text_in(config, LAYOUT)))
+            arrays=flat_from_record(record, Layout.from_text(text_in(config, LAYOUT)))
             if is_flat
             else arrays_from_record(record),
             base_version=whole_in(config, BASE_VERSION),
@@ -220,7 +220,7 @@ def _model_in(record: ArrayRecord, about: ConfigRecord, weight: float, reference
     flat = FlatArrays.packed(reference)
     layout, form = text_in(about, LAYOUT), text_in(about, FORM)
     if layout != flat.layout.text:
-        flat.layout.check(Layout.fromtext_in(layout))
+        flat.layout.check(Layout.from_text(layout))
     if form == NONE and weight != 0:
         raise ShapeError(f"an update without a model must have weight 0, got {weight}; reject it")
     return arrays_of_reply(record, form, flat, wire)

@@ -127,8 +127,7 @@ class Simulation(Section):
             return self.streamed.drift_record
         rounds = Rounds().count if self.rounds.is_endless else self.rounds.count
         size = self.training.sizing.size  # policies start from it; one that changes it moves the drift in time
-        replayed = round(size * self.replay.share)
-        fresh_rows = float(rounds) * self.training.steps * (size - replayed)
+        fresh_rows = float(rounds) * self.training.steps * (size - round(size * self.replay.share))
         return max(1, round(fresh_rows * self.streamed.drift_at / self.streamed.rows_per_record))
 
 
@@ -197,13 +196,12 @@ class Population:
         return tables
 
     def _add(self, name: str, source: BatchSource, stream: LogSource | None = None) -> None:
-        training, seed = self.settings.training, self.settings.seed
         self.trainers[name] = LocalUpdate(
             self.task,
             source,
-            training,
+            self.settings.training,
             client=name,
-            seed=seed,
+            seed=self.settings.seed,
             directory=self._state / name,
             device=training_device(self.settings.device),
             stream=stream,

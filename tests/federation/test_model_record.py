@@ -77,7 +77,7 @@ class Moving:
 def one_round(strategy, count=3):
     names = "abcdefghij"[:count]
     clients = {
-        name: Moving(name, step=float(at), weight=float(at % 4 + 1), seen=(1 << 60) + at)
+        name: Moving(name, step=at + 1.0, weight=float(at % 4 + 1), seen=(1 << 60) + at)
         for at, name in enumerate(names)
     }
     app = client_app(lambda context: clients[context.node_config["client"]])
@@ -122,7 +122,7 @@ def test_flowers_private_strategies_clip_and_noise_what_may_be_averaged(wrapper)
 
 def test_sixteen_bit_floats_are_averaged_in_more_and_rounded_once():
     after = one_round(MiniBatchFedAvg(), count=3)
-    mean = (1 * 1 + 2 * 2 + 3 * 3) / 6
+    mean = (1 * 2 + 2 * 3 + 3 * 4) / 6
 
     assert np.allclose(after["w"], mean)
     assert np.array_equal(after["h"], np.full(2, mean, np.float16))
