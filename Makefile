@@ -11,7 +11,7 @@ SERVED ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test kafka soak bench-step bench-loader bench-kafka bench-replay bench-round cartpole lint types format reference wheel clean
+.PHONY: help install demo test kafka soak bench-step bench-loader bench-kafka bench-replay bench-round bench-wire cartpole lint types format reference wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench-replay: install ## replay buffers: ours and seven others, then ours served
 
 bench-round: install ## a deployed round on loopback: Flower's own FedAvg app and ours, and the trainer's duty cycle
 	@$(BIN)/python benchmarks/round.py $(ARGS)
+
+bench-wire: install ## a model into bytes and back: ours, Flower's, pickle and safetensors
+	@$(BIN)/python benchmarks/wire.py $(ARGS)
 
 cartpole: install ## federated Q-learning on CartPole until solved: as processes, then by sampler over five seeds
 	@$(BIN)/python examples/cartpole/processes.py $(ARGS)

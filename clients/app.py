@@ -31,8 +31,10 @@ def alone(message: Message, context: Context) -> Message:
     """Learn in this process: the same bits, once torch and all else are imported."""
     from fedmb.federation.client import reply_to
     from fedmb.federation.deployed_client import ClientSettings
+    from fedmb.federation.residual import Residual
     from fedmb.launch.device_ranks import learn
     from fedmb.settings import load
 
     settings = load(ClientSettings, file=Path(str(context.node_config["settings"])))
-    return reply_to(message, lambda instruction: learn(settings, instruction), client=settings.name)
+    residual = Residual(settings.directory)
+    return reply_to(message, lambda instruction: learn(settings, instruction), client=settings.name, residual=residual)

@@ -20,6 +20,7 @@ def serve(file: Path) -> Path:
     with listening(file.parent / "trainer") as door:
         from fedmb.federation.deployed_client import ClientSettings
         from fedmb.federation.resident import KeptTraining, Resident
+        from fedmb.federation.residual import Residual
         from fedmb.launch.device_ranks import AnewEachMessage
         from fedmb.settings import load
 
@@ -27,7 +28,8 @@ def serve(file: Path) -> Path:
         learner = KeptTraining(settings) if settings.devices == 1 else AnewEachMessage(settings)
         log.info("trainer ready client=%s pid=%d", settings.name, os.getpid())
         try:
-            return Resident(door, learner, client=settings.name, program=Path(__file__)).serve()
+            residual = Residual(settings.directory)
+            return Resident(door, learner, client=settings.name, program=Path(__file__), residual=residual).serve()
         finally:
             learner.close()
 

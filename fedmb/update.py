@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmb.arrays.bfloat16 import BFLOAT16, is_real, rounded, widened
 from fedmb.errors import ShapeError, StaleUpdate
 
 if TYPE_CHECKING:
@@ -126,9 +127,10 @@ def merged(left: Arrays, left_weight: float, right: Arrays, right_weight: float)
     result = {}
     for name, array in left.items():
         other = right[name]
-        if total == 0 or not np.issubdtype(array.dtype, np.floating):
+        if total == 0 or not is_real(array.dtype):
             result[name] = array if left_weight >= right_weight else other
         else:
-            weighted_sum = array.astype(np.float64) * left_weight + other.astype(np.float64) * right_weight
-            result[name] = (weighted_sum / total).astype(array.dtype)
+            one, two = widened(array).astype(np.float64), widened(other).astype(np.float64)
+            mean = (one * left_weight + two * right_weight) / total
+            result[name] = rounded(mean) if array.dtype == BFLOAT16 else mean.astype(array.dtype)
     return result

@@ -48,6 +48,7 @@ def main(grid: Grid, context: Context) -> None:
             seed=settings.seed,
             training=settings.training,
             keeping=settings.checkpoints,
+            wire=settings.wire,
         )
         done = server.state.version
         sinks: list[Sink] = [

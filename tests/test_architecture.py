@@ -22,7 +22,7 @@ TEMPLATE = LIBRARY / "cli" / "template"  # for the user to own: no module of the
 # Lowest first. A module may import its own package and anything in a lower row, nothing beside or above it.
 LAYERS = (
     {"errors", "seeding", "section", "exit_codes"},
-    {"ledger"},
+    {"ledger", "arrays"},
     {"telemetry", "batch", "update"},
     {"ingest", "replay", "sizing", "aggregation"},
     {"training"},

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedmb.arrays.bfloat16 import BFLOAT16, is_real, rounded, widened
 from fedmb.errors import NotEnoughData
 from fedmb.update import Arrays, check_arrays
 
@@ -44,14 +45,14 @@ class RunningAverage:
             raise ValueError(f"a model's weight must be finite and not negative, got {weight}; reject its update")
         if self.count == 0:
             self._last = {name: np.asarray(array) for name, array in arrays.items()}
-            self._sums = {name: np.zeros(a.shape) for name, a in arrays.items() if np.issubdtype(a.dtype, np.floating)}
+            self._sums = {name: np.zeros(a.shape) for name, a in arrays.items() if is_real(a.dtype)}
         else:
             check_arrays(arrays, self._last)
         if weight > self._heaviest:
             self._heaviest = weight
             self._last = {name: np.asarray(array) for name, array in arrays.items()}
         for name, total in self._sums.items():
-            self._accumulate(total.reshape(-1), np.ascontiguousarray(arrays[name]).reshape(-1), weight)
+            self._accumulate(total.reshape(-1), np.ascontiguousarray(widened(arrays[name])).reshape(-1), weight)
         self.weight += weight
         self.count += 1
 
@@ -75,5 +76,6 @@ class RunningAverage:
             )
         mean = dict(self._last)
         for name, total in self._sums.items():
-            mean[name] = (total / self.weight).astype(self._last[name].dtype)
+            dtype = self._last[name].dtype
+            mean[name] = rounded(total / self.weight) if dtype == BFLOAT16 else (total / self.weight).astype(dtype)
         return mean

@@ -17,12 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
-from safetensors.numpy import save as save_safetensors
 
+from fedmb.arrays import tensor_bytes
 from fedmb.errors import CorruptCheckpoint, VersionMismatch
 from fedmb.ledger import Ledger
 from fedmb.section import Section
@@ -86,11 +83,7 @@ def to_bytes(state: ServerState) -> bytes:
         "silence": state.silence,
         "learnt": state.learnt,
     }
-    # One metadata key only: safetensors writes several in an order that differs from process to process.
-    return save_safetensors(
-        {name: np.asarray(array, order="C") for name, array in state.arrays.items()},
-        metadata={"fedmb": json.dumps(about, sort_keys=True)},
-    )
+    return tensor_bytes.to_bytes(state.arrays, {"fedmb": json.dumps(about, sort_keys=True)})
 
 
 def from_bytes(data: bytes) -> ServerState:
@@ -101,7 +94,7 @@ def from_bytes(data: bytes) -> ServerState:
         VersionMismatch: another format of fedmb wrote them.
     """
     with _reading():
-        return _state(data[8 : 8 + _header_bytes(data)], load_safetensors(data))
+        return _state(data[8 : 8 + _header_bytes(data)], tensor_bytes.from_bytes(data)[0])
 
 
 def _header_bytes(data: bytes) -> int:
@@ -132,7 +125,7 @@ def _reading() -> Iterator[None]:
     """Turn whatever bytes that are no checkpoint make a parser raise into one error."""
     try:
         yield
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpoint(f"a checkpoint must be a fedmb safetensors file, got: {error}") from error
 
 

@@ -9,6 +9,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedmb.errors import FedmbError
+from fedmb.federation.residual import Residual
 from fedmb.federation.wire import Instruction, read_instruction, update_to_record
 
 if TYPE_CHECKING:
@@ -23,21 +24,28 @@ log = logging.getLogger(__name__)
 FAILED = 100  # first error code that Flower leaves to applications
 
 
-def reply_to(message: Message, learn: Callable[[Instruction], Update], *, client: str) -> Message:
+def reply_to(
+    message: Message, learn: Callable[[Instruction], Update], *, client: str, residual: Residual | None = None
+) -> Message:
     """Train as `message` asks and answer with the update; a failure becomes an error reply with its sentence.
 
     Args:
         message: what the server sent.
         learn: turns an instruction into an update.
         client: name of the client.
+        residual: what the client's compression has not sent yet; needed where the server may ask for one with memory.
     """
-    return Message(outcome_of(message, learn, client=client), reply_to=message)
+    return Message(outcome_of(message, learn, client=client, residual=residual), reply_to=message)
 
 
-def outcome_of(message: Carrying, learn: Callable[[Instruction], Update], *, client: str) -> RecordDict | Error:
+def outcome_of(
+    message: Carrying, learn: Callable[[Instruction], Update], *, client: str, residual: Residual | None = None
+) -> RecordDict | Error:
     """What a reply to `message` says: the update, or the sentence of what failed."""
     try:
-        update = learn(read_instruction(message))
+        instruction = read_instruction(message)
+        update = learn(instruction)
+        content = update_to_record(update, client, instruction, residual)
     except FedmbError as error:
         log.warning("training failed client=%s reason=%s", client, error)
         return Error(FAILED, f"client {client}: {error}")
@@ -48,7 +56,7 @@ def outcome_of(message: Carrying, learn: Callable[[Instruction], Update], *, cli
         dict(update.rows),
         update.weight,
     )
-    return update_to_record(update, client)
+    return content
 
 
 def learnt(trainer: LocalUpdate, instruction: Instruction) -> Update:
@@ -63,16 +71,28 @@ def learnt(trainer: LocalUpdate, instruction: Instruction) -> Update:
     )
 
 
-def client_app(trainer_of: Callable[[Context], LocalUpdate]) -> ClientApp:
+def client_app(
+    trainer_of: Callable[[Context], LocalUpdate], residual_of: Callable[[str], Residual] | None = None
+) -> ClientApp:
     """A Flower ClientApp whose training is done by whatever `trainer_of` finds for a context.
 
     For trainers that live as long as the app; `fedmb.federation.deployed_client` builds one for each message.
+
+    Args:
+        trainer_of: the trainer of a context.
+        residual_of: what is unsent of a client, given its name; kept in memory if left out.
     """
     app = ClientApp()
+    residuals: dict[str, Residual] = {}
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         trainer = trainer_of(context)
-        return reply_to(message, lambda instruction: learnt(trainer, instruction), client=trainer.client)
+        name = trainer.client
+        if name not in residuals:
+            residuals[name] = residual_of(name) if residual_of else Residual()
+        return reply_to(
+            message, lambda instruction: learnt(trainer, instruction), client=name, residual=residuals[name]
+        )
 
     return app

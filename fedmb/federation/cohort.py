@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from fedmb.arrays.flat import FlatArrays
 from fedmb.errors import FedmbError, NotEnoughData, StaleUpdate
 from fedmb.federation.exchange import Exchange
+from fedmb.federation.model_record import flat_to_record
 from fedmb.federation.wire import (
+    ARRAYS,
     CONFIG,
+    LAYOUT,
     LEDGER,
     POSITIONS,
     TERMS,
+    WIRE,
+    bytes_in,
     ledger_text,
     node_of,
     positions_text,
@@ -28,8 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from threading import Event
 
+    from flwr.app import ArrayRecord
     from flwr.serverapp import Grid
 
+    from fedmb.aggregation.compress import Wire
     from fedmb.federation.checkpoint import ServerState
     from fedmb.federation.closing import Closing
     from fedmb.ledger import StreamPartition
@@ -65,6 +73,10 @@ class Cohort:
     """Clients that were not asked, because they had nothing new in the last rounds."""
     closed_by: str = "replies"
     """What closed the round: replies, time, rows or drift."""
+    bytes_down: int = 0
+    """Bytes of the messages to the clients that were asked."""
+    bytes_up: int = 0
+    """Bytes of the replies that came, refused ones among them."""
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -88,11 +100,13 @@ class Collector:
         grid: Flower's grid.
         closing: what closes a round early.
         deadline_seconds: how long replies are waited for.
+        wire: how replies travel.
     """
 
-    def __init__(self, grid: Grid, closing: Closing, deadline_seconds: float) -> None:
+    def __init__(self, grid: Grid, closing: Closing, deadline_seconds: float, wire: Wire) -> None:
         self.grid = grid
         self.closing = closing
+        self.wire = wire
         self._wait_seconds = closing.wait_seconds(deadline_seconds)
         self._exchange = Exchange(grid, deadline_seconds)
         self._client_of_node: dict[int, str] = {}
@@ -116,14 +130,20 @@ class Collector:
     def collect(self, messages: Iterable[Message], state: ServerState, terms: RoundTerms) -> Cohort:
         """Send `messages`, which carry `state` and `terms`, and admit what comes back before the round closes.
 
-        Clients that rest are left out, and so are nodes that still work for an earlier round.
+        Clients that rest are left out, and so are nodes that still work for an earlier round. Whatever strategies put
+        into the messages as the model, its flat record is what travels.
         """
+        state = replace(state, arrays=FlatArrays.packed(state.arrays))
+        model, layout = flat_to_record(state.arrays)
+        form = {LAYOUT: layout.text, WIRE: self.wire.model_dump_json()}
         free = [one for one in messages if one.metadata.dst_node_id not in self._exchange.busy_nodes()]
         awake = [one for one in free if self._client_of_node.get(one.metadata.dst_node_id) not in terms.resting]
         cohort = Cohort(state.ledger, resting=terms.resting)
         # Where a round closes early, everyone is the first to be asked in turn.
         turn = state.version % len(awake) if awake and self.closing.is_early else 0
-        self._exchange.push([self._addressed(one, state, terms) for one in awake[turn:] + awake[:turn]])
+        sent = [self._addressed(one, state, terms, model, form) for one in awake[turn:] + awake[:turn]]
+        cohort.bytes_down = sum(bytes_in(message) for message in sent)
+        self._exchange.push(sent)
         try:
             self._admit_arrivals(state, terms, cohort)
         finally:
@@ -133,6 +153,7 @@ class Collector:
     def _admit_arrivals(self, state: ServerState, terms: RoundTerms, cohort: Cohort) -> None:
         for together in self._exchange.arrivals(self._wait_seconds):
             for message in together:
+                cohort.bytes_up += bytes_in(message)
                 self._admit(message, state, terms, cohort)
             if reason := self.closing.reason([reply.update for reply in cohort.accepted.values()]):
                 cohort.closed_by = reason
@@ -144,7 +165,7 @@ class Collector:
         node = node_of(message)
         name = sender(message) or self._client_of_node.get(node, f"node {node}")
         try:
-            update = admitted(message, state, cohort)
+            update = admitted(message, state, cohort, self.wire)
             ledger = advanced(update, name, state, cohort)
         except FedmbError as error:
             log.warning("update rejected round=%d client=%s reason=%s", state.version + 1, name, error)
@@ -157,17 +178,19 @@ class Collector:
         cohort.ledger = ledger
         cohort.accepted[name] = Reply(update, message)
 
-    def _addressed(self, message: Message, state: ServerState, terms: RoundTerms) -> Message:
+    def _addressed(
+        self, message: Message, state: ServerState, terms: RoundTerms, model: ArrayRecord, form: Mapping[str, str]
+    ) -> Message:
         """The message with its own client's position and groups only, once the client behind its node is known."""
         client = self._client_of_node.get(message.metadata.dst_node_id)
         config = message.content.get(CONFIG)
         if isinstance(config, ConfigRecord):
-            own = ConfigRecord({**config, TERMS: (replace(terms, resting=()) if client else terms).to_json()})
+            own = ConfigRecord({**config, **form, TERMS: (replace(terms, resting=()) if client else terms).to_json()})
             if client is not None:
                 position = state.positions.get(client, {})
                 own[POSITIONS] = positions_text({client: position})
                 own[LEDGER] = ledger_text(of_groups(state.ledger, position))
-            message.content = RecordDict({**message.content, CONFIG: own})
+            message.content = RecordDict({**message.content, ARRAYS: model, CONFIG: own})
         return message
 
 
@@ -177,7 +200,7 @@ def of_groups(ledger: Ledger, position: object) -> Ledger:
     return Ledger({one: place for one, place in ledger.items() if f"{one.log}/{one.topic}" in groups})
 
 
-def admitted(message: Message, state: ServerState, cohort: Cohort) -> Update:
+def admitted(message: Message, state: ServerState, cohort: Cohort, wire: Wire) -> Update:
     """The update in a reply, if it may take part in the round; whether its spans fit is the ledger's to say.
 
     Raises:
@@ -187,7 +210,7 @@ def admitted(message: Message, state: ServerState, cohort: Cohort) -> Update:
     """
     if message.has_error():
         raise NotEnoughData(message.error.reason or f"the client failed with code {message.error.code}")
-    update = read_update(message, state.arrays)
+    update = read_update(message, state.arrays, wire)
     if update.base_version != state.version:
         raise StaleUpdate(
             f"an update must start from version {state.version}, got {update.base_version}; it came late or twice"

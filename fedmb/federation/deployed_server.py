@@ -10,6 +10,7 @@ from pydantic import Field
 
 from fedmb import errors
 from fedmb.access.door_limits import DoorLimits
+from fedmb.aggregation.compress import Wire
 from fedmb.errors import DISK_ERRORS, FedmbError
 from fedmb.federation.checkpoint import Checkpoints
 from fedmb.federation.rounds import Rounds
@@ -31,6 +32,7 @@ class ServerSettings(Section):
     threads: int = Field(default=1, ge=1)
     """Threads of torch."""
     rounds: Rounds = Rounds(count=30)
+    wire: Wire = Wire()
     checkpoints: Checkpoints = Checkpoints()
     training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     """How every client trains."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fedmb.federation.deployed_client import ClientSettings
+    from fedmb.federation.residual import Residual
     from fedmb.federation.wire import Instruction
     from fedmb.training.local_update import LocalUpdate
     from fedmb.update import Update
@@ -136,12 +137,22 @@ class Resident:
         learner: does the work.
         client: name of the client.
         program: file that this process runs; an app may bring another one in its place.
+        residual: what the client's compression has not sent yet.
     """
 
-    def __init__(self, door: socket.socket, learner: Learner, *, client: str, program: Path) -> None:
+    def __init__(
+        self,
+        door: socket.socket,
+        learner: Learner,
+        *,
+        client: str,
+        program: Path,
+        residual: Residual | None = None,
+    ) -> None:
         self._door = door
         self._learner = learner
         self._client = client
+        self._residual = residual
         self._program = program
         self._code: str | None = None
         self._busy_seconds = 0.0
@@ -204,7 +215,9 @@ class Resident:
     def _outcome(self, content: RecordDict) -> RecordDict | Error:
         log.info("trainer asked client=%s", self._client)
         try:
-            outcome = self._busy(lambda: outcome_of(Handed(content), self._learner.learn, client=self._client))
+            outcome = self._busy(
+                lambda: outcome_of(Handed(content), self._learner.learn, client=self._client, residual=self._residual)
+            )
         except Exception as error:
             log.exception("training failed client=%s", self._client)
             self._learner.close()

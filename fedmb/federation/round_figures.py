@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedmb.arrays.bfloat16 import is_real, widened
 from fedmb.errors import ShapeError
 from fedmb.sizing.noise_scale import heterogeneity, noise_of
 from fedmb.telemetry.delayed_score import DELAYED
@@ -95,9 +96,9 @@ def across_clients(updates: Sequence[Update], before: Arrays) -> dict[str, float
 def _gradient(update: Update, before: Arrays) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """The client's change over the sum of its learning rates, all floating arrays as one vector."""
     parts = [
-        (before[name].astype(np.float64) - array).ravel()
+        (widened(before[name]).astype(np.float64) - widened(array)).ravel()
         for name, array in sorted(update.arrays.items())
-        if np.issubdtype(array.dtype, np.floating)
+        if is_real(array.dtype)
     ]
     vector: np.ndarray[tuple[int], np.dtype[np.float64]] = np.concatenate(parts) / update.sums["rate"]
     return vector
@@ -112,7 +113,9 @@ def _square(one: Arrays, other: Arrays) -> float:
     """Sum of squares of `one - other`, of `one` where `other` lacks it; floating arrays only."""
     total = 0.0
     for name, array in one.items():
-        if np.issubdtype(array.dtype, np.floating):
-            difference = array.astype(np.float64) - other[name] if name in other else array.astype(np.float64)
+        if is_real(array.dtype):
+            difference = widened(array).astype(np.float64)
+            if name in other:
+                difference -= widened(other[name])
             total += float(np.vdot(difference, difference))
     return total

@@ -4,7 +4,7 @@ while state.version < rounds.last:
     wait until enough nodes are connected
     messages = strategy.configure_train(...)       # any Flower strategy
     cohort   = replies that fit the model and start at its ledger; the others are named and dropped
-    arrays   = strategy.aggregate_train(...)
+    arrays   = strategy.aggregate_train(...)       # of what may be averaged; whole numbers of the heaviest client
     state    = arrays + ledger advanced by the spans + positions of the clients
     on_round(state, report)                        # checkpoint and telemetry
 
@@ -20,20 +20,22 @@ from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-import numpy as np
 from pydantic import Field
 
+from fedmb.aggregation.compress import Wire
+from fedmb.arrays.flat import FlatArrays
 from fedmb.errors import NotEnoughData
 from fedmb.federation.closing import Closing
 from fedmb.federation.cohort import Cohort, Collector, reasons_in
+from fedmb.federation.model_record import aggregated, averaged_record
 from fedmb.federation.round_figures import alarms_of, monitored, summed
 from fedmb.federation.silence import NewsWait, Silence
-from fedmb.federation.wire import arrays_from_record, arrays_to_record, train_config
+from fedmb.federation.wire import averageable, train_config
 from fedmb.section import Section
 from fedmb.telemetry.convergence import Convergence, Stopping
 from fedmb.telemetry.events import RoundReport
 from fedmb.training.round_terms import RoundTerms
-from fedmb.update import Arrays, added, check_arrays
+from fedmb.update import Arrays, added
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -111,6 +113,7 @@ class RoundLoop:
         watch: held-out scores, lag and rejected records, where the server can see them.
         stop: set from outside to end after the current round.
         training: settings of the local training that every client is to follow.
+        wire: how the clients' models travel; as they are if left out.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class RoundLoop:
         watch: Watch | None = None,
         stop: Event | None = None,
         training: Mapping[str, Any] | None = None,
+        wire: Wire | None = None,
     ) -> None:
         self.grid = grid
         self.strategy = strategy
@@ -133,7 +137,7 @@ class RoundLoop:
         self.silence = Silence(rounds.longest_pause)
         self.stop = stop or Event()
         self.training = training
-        self._collector = Collector(grid, rounds.closing, rounds.deadline_seconds)
+        self._collector = Collector(grid, rounds.closing, rounds.deadline_seconds, wire or Wire())
 
     def run(self, state: ServerState) -> ServerState:
         """Rounds from `state.version + 1` to the last; answers the final state.
@@ -176,7 +180,7 @@ class RoundLoop:
             terms = replace(terms, skips_silent=True, silence_seconds=silence, resting=resting)
         messages = self.strategy.configure_train(
             number,
-            arrays_to_record(state.arrays),
+            averaged_record(FlatArrays.packed(state.arrays)),
             train_config(state.version, state.positions, seed=state.seed, training=self.training, ledger=state.ledger),
             self.grid,
         )
@@ -197,11 +201,14 @@ class RoundLoop:
     def _advanced(self, state: ServerState, cohort: Cohort) -> ServerState:
         replies = cohort.in_order()
         arrays = state.arrays
-        learnt = [reply.message for reply in replies if reply.update.weight > 0]
+        learnt = [reply for reply in replies if reply.update.weight > 0]
         if learnt:
-            record, _ = self.strategy.aggregate_train(state.version + 1, learnt)
+            messages = [averageable(reply.message, reply.update) for reply in learnt]
+            record, _ = self.strategy.aggregate_train(state.version + 1, messages)
             if record is not None:
-                arrays = in_dtypes_of(state.arrays, arrays_from_record(record))
+                # A counter is a fact of one client and no strategy's business: the heaviest client's is kept.
+                heaviest = max(learnt, key=lambda reply: reply.update.weight)
+                arrays = aggregated(FlatArrays.packed(state.arrays), record, FlatArrays.packed(heaviest.update.arrays))
         positions, rows = dict(state.positions), dict(state.learnt)
         for client, reply in sorted(cohort.accepted.items()):
             positions |= reply.update.positions
@@ -230,22 +237,9 @@ class RoundLoop:
             rejected=cohort.rejected,
             skipped=cohort.skipped,
             closed_by=cohort.closed_by,
+            bytes_down=cohort.bytes_down,
+            bytes_up=cohort.bytes_up,
             set_aside=self.watch.set_aside() if self.watch.set_aside else 0,
             monitor=monitored(updates, before, state.arrays),
             alarms=alarms_of(updates),
         )
-
-
-def in_dtypes_of(reference: Arrays, arrays: Arrays) -> Arrays:
-    """`arrays` in the dtypes of `reference`: Flower's own strategies turn integers into float64, which are rounded.
-
-    Raises:
-        ShapeError: names or shapes differ; the strategy broke the model.
-    """
-    check_arrays(arrays, reference)
-    converted = {}
-    for name, like in reference.items():
-        array = arrays[name]
-        whole = not np.issubdtype(like.dtype, np.floating) and np.issubdtype(array.dtype, np.floating)
-        converted[name] = (np.rint(array) if whole else array).astype(like.dtype, copy=False)
-    return converted

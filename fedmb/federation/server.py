@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Strategy
 
+    from fedmb.aggregation.compress import Wire
     from fedmb.batch.minibatch import Columns
     from fedmb.federation.checkpoint import Checkpoints
     from fedmb.telemetry.events import RoundReport, Sink
@@ -41,6 +42,7 @@ class Server:
         seed: seed of the run.
         training: how every client trains; None leaves it to each client's own settings.
         keeping: which versions of the model are kept; the newest two if nothing is said.
+        wire: how the clients' models travel; as they are if left out.
 
     Raises:
         SettingsError: the directory holds a run of another seed.
@@ -57,6 +59,7 @@ class Server:
         seed: int,
         training: Training | None = None,
         keeping: Checkpoints | None = None,
+        wire: Wire | None = None,
     ) -> None:
         self.task = task
         self.rounds = rounds
@@ -64,6 +67,7 @@ class Server:
         self.run_directory = run
         self.training = training
         self.keeping = keeping
+        self.wire = wire
         found = checkpoint.newest(run.checkpoints)
         if found is not None and found.seed != seed:
             raise SettingsError(
@@ -91,7 +95,16 @@ class Server:
             self.state = state
 
         told = self.training.model_dump() if self.training else None
-        loop = RoundLoop(grid, self.strategy, self.rounds, on_round=close_round, watch=watch, stop=stop, training=told)
+        loop = RoundLoop(
+            grid,
+            self.strategy,
+            self.rounds,
+            on_round=close_round,
+            watch=watch,
+            stop=stop,
+            training=told,
+            wire=self.wire,
+        )
         return loop.run(self.state)
 
 

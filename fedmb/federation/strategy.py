@@ -11,16 +11,8 @@ from flwr.serverapp.strategy import Strategy
 
 from fedmb.aggregation.average import RunningAverage
 from fedmb.errors import SettingsError
-from fedmb.federation.wire import (
-    ARRAYS,
-    CONFIG,
-    METRICS,
-    arrays_from_record,
-    arrays_to_record,
-    node_of,
-    sender,
-    weight_of,
-)
+from fedmb.federation.model_record import arrays_from_record, arrays_to_record
+from fedmb.federation.wire import ARRAYS, CONFIG, METRICS, node_of, sender, weight_of
 from fedmb.seeding import generator
 
 if TYPE_CHECKING:

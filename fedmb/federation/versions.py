@@ -11,10 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from safetensors.numpy import save as save_safetensors
-
 from fedmb import __version__
+from fedmb.arrays.tensor_bytes import to_bytes
 from fedmb.errors import CorruptCheckpoint, SettingsError
 from fedmb.federation import checkpoint
 from fedmb.federation.trained_by import trained_by
@@ -116,8 +114,7 @@ def export(
         )
     state = checkpoint.load(_version(run, number).path)
     about = described(run, state.version, since=since, dead_letters=dead_letters)
-    arrays = {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
-    weights = save_safetensors(arrays, metadata={"format": "pt"})  # transformers refuses files that do not say so
+    weights = to_bytes(state.arrays, {"format": "pt"})  # transformers refuses files that do not say so
     digest = hashlib.sha256(weights).hexdigest()
     about = {"format": about.pop("format"), "model": to.name, "model_sha256": digest, **about}
     to.parent.mkdir(parents=True, exist_ok=True)

@@ -3,32 +3,46 @@
 Server to client: ArrayRecord "arrays" (the global model) and ConfigRecord "config" (round, version, positions, the
 run's seed, how to train and when to end).
 Client to server: ArrayRecord "arrays" (the model after training), MetricRecord "metrics" (sums, with the weight as
-"num-examples") and ConfigRecord "update" (client, base version, spans, position, rows). Arrays and metrics have the
-names and meaning that Flower's own strategies expect, so each of them can aggregate our clients.
+"num-examples") and ConfigRecord "update" (client, base version, spans, position, rows). Metrics have the names and
+meaning that Flower's own strategies expect.
+
+Under our rounds both models are flat records with a layout beside them, the reply's may be compressed, and strategies
+are handed what may be averaged (`fedmb.federation.model_record`). A server that names no layout, such as a strategy's
+own `start`, is answered in the form it asked in: an entry for each array, which Flower's strategies can average as
+they come.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedmb import __version__
-from fedmb.errors import FedmbError, ShapeError, VersionMismatch
+from fedmb.aggregation.compress import Wire
+from fedmb.arrays.bfloat16 import is_finite
+from fedmb.arrays.flat import FlatArrays, Layout
+from fedmb.errors import ShapeError
+from fedmb.federation.model_record import (
+    arrays_from_record,
+    arrays_to_record,
+    averaged_record,
+    flat_from_record,
+)
+from fedmb.federation.record_fields import check_version, number_in, refusing, text_in, whole_in
+from fedmb.federation.reply_record import NONE, arrays_of_reply, reply_record
+from fedmb.federation.residual import Residual
 from fedmb.ledger import Ledger, spans_from_json, spans_to_json
 from fedmb.training.round_terms import RoundTerms
 from fedmb.update import Arrays, Update, check_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from flwr.app.typing import ConfigRecordValues
-    from numpy.typing import NDArray
 
 ARRAYS, CONFIG, METRICS, UPDATE = "arrays", "config", "metrics", "update"
 WEIGHT = "num-examples"
@@ -39,6 +53,9 @@ SEED = "fedmb-seed"
 TRAINING = "fedmb-training"
 LEDGER = "fedmb-ledger"
 TERMS = "fedmb-terms"
+LAYOUT = "fedmb-layout"
+WIRE = "fedmb-wire"
+FORM = "fedmb-form"
 
 
 class Carrying(Protocol):
@@ -66,28 +83,8 @@ class Instruction:
     """How far the model has learnt the partitions that a group may move to this client, whoever read them before."""
     terms: RoundTerms = field(default_factory=RoundTerms)
     """When to end the round, and whether to take part at all."""
-
-
-def arrays_to_record(arrays: Arrays) -> ArrayRecord:
-    """Flower's form of named arrays."""
-    return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
-
-
-def arrays_from_record(record: ArrayRecord) -> dict[str, NDArray[Any]]:
-    """Named arrays from Flower's form; nothing is unpickled.
-
-    Raises:
-        ShapeError: the bytes of an array cannot be read.
-    """
-    arrays = {}
-    for name, array in record.items():
-        try:
-            arrays[name] = array.numpy()
-        except Exception as error:
-            raise ShapeError(
-                f"array {name!r} must be a readable npy block, got: {error}; reject the message"
-            ) from error
-    return arrays
+    wire: Wire | None = None
+    """How the reply's model travels; None for an entry an array, as Flower's own servers expect it."""
 
 
 def train_config(
@@ -125,17 +122,22 @@ def read_instruction(message: Carrying) -> Instruction:
         VersionMismatch: the server runs another fedmb.
         ShapeError: a record is missing or of another form.
     """
-    with _refusing("an instruction", (ARRAYS, CONFIG)):
+    with refusing("an instruction", (ARRAYS, CONFIG)):
         config = message.content.config_records[CONFIG]
-        _check_version(_text(config, VERSION))
+        check_version(text_in(config, VERSION))
+        record = message.content.array_records[ARRAYS]
+        is_flat = LAYOUT in config
         return Instruction(
-            arrays=arrays_from_record(message.content.array_records[ARRAYS]),
-            base_version=_whole(config, BASE_VERSION),
-            positions=json.loads(_text(config, POSITIONS)),
-            seed=_whole(config, SEED),
-            training=json.loads(_text(config, TRAINING)),
-            ledger=Ledger.from_json(json.loads(_text(config, LEDGER))),
-            terms=RoundTerms.from_json(_text(config, TERMS)),
+            arrays=flat_from_record(record, Layout.from_text(text_in(config, LAYOUT)))
+            if is_flat
+            else arrays_from_record(record),
+            base_version=whole_in(config, BASE_VERSION),
+            positions=json.loads(text_in(config, POSITIONS)),
+            seed=whole_in(config, SEED),
+            training=json.loads(text_in(config, TRAINING)),
+            ledger=Ledger.from_json(json.loads(text_in(config, LEDGER))),
+            terms=RoundTerms.from_json(text_in(config, TERMS)),
+            wire=Wire.model_validate_json(text_in(config, WIRE)) if is_flat else None,
         )
 
 
@@ -144,48 +146,107 @@ def ledger_text(ledger: Ledger) -> str:
     return json.dumps(ledger.to_json())
 
 
-def update_to_record(update: Update, client: str) -> RecordDict:
-    """A client's reply."""
+def update_to_record(
+    update: Update, client: str, instruction: Instruction | None = None, residual: Residual | None = None
+) -> RecordDict:
+    """A client's reply, in the form that its instruction asks for; by array where there is none.
+
+    Args:
+        update: what was learnt.
+        client: name of the client.
+        instruction: what it was learnt from.
+        residual: what the client's compression has not sent yet; nothing, and kept nowhere, if left out.
+
+    Raises:
+        OSError: what compression leaves cannot be stored.
+    """
     about: dict[str, ConfigRecordValues] = {
         VERSION: __version__,
         BASE_VERSION: update.base_version,
         "client": client,
-        "position": json.dumps(update.positions[client], sort_keys=True),
         "spans": json.dumps(spans_to_json(update.spans)),
         "rows": json.dumps(update.rows),
     }
+    position = dict(update.positions[client])
+    if instruction is None or instruction.wire is None:
+        record = arrays_to_record(update.arrays)
+    else:
+        record, layout, form, added = reply_record(
+            update,
+            instruction.arrays,
+            instruction.wire,
+            client=client,
+            seed=instruction.seed,
+            residual=residual or Residual(),
+            position=instruction.positions.get(client, {}),
+        )
+        about |= {LAYOUT: layout.text, FORM: form}
+        position |= added
+    about["position"] = json.dumps(position, sort_keys=True)
     return RecordDict(
         {
-            ARRAYS: arrays_to_record(update.arrays),
+            ARRAYS: record,
             METRICS: MetricRecord({WEIGHT: update.weight, **update.sums}),
             UPDATE: ConfigRecord(about),
         }
     )
 
 
-def read_update(message: Message, reference: Arrays) -> Update:
-    """A client's update, checked against the model it must fit.
+def read_update(message: Message, reference: Arrays, wire: Wire | None = None) -> Update:
+    """A client's update, checked against the model it must fit, and decompressed.
+
+    Args:
+        message: the reply.
+        reference: the model that was sent.
+        wire: how the server asked for replies.
 
     Raises:
         VersionMismatch: the client runs another fedmb.
         ShapeError: a record is missing, of another form, or does not fit the model, or a number is not finite.
     """
-    with _refusing("a reply", (ARRAYS, METRICS, UPDATE)):
+    with refusing("a reply", (ARRAYS, METRICS, UPDATE)):
         about = message.content.config_records[UPDATE]
         metrics = message.content.metric_records[METRICS]
-        _check_version(_text(about, VERSION))
+        check_version(text_in(about, VERSION))
+        weight = number_in(metrics, WEIGHT)
         update = Update(
-            arrays=arrays_from_record(message.content.array_records[ARRAYS]),
-            weight=_number(metrics, WEIGHT),
-            base_version=_whole(about, BASE_VERSION),
-            positions={_text(about, "client"): dict(json.loads(_text(about, "position")))},
-            spans=spans_from_json(json.loads(_text(about, "spans"))),
-            sums={name: _number(metrics, name) for name in metrics if name != WEIGHT},
-            rows={str(origin): int(count) for origin, count in json.loads(_text(about, "rows")).items()},
+            arrays=_model_in(message.content.array_records[ARRAYS], about, weight, reference, wire or Wire()),
+            weight=weight,
+            base_version=whole_in(about, BASE_VERSION),
+            positions={text_in(about, "client"): dict(json.loads(text_in(about, "position")))},
+            spans=spans_from_json(json.loads(text_in(about, "spans"))),
+            sums={name: number_in(metrics, name) for name in metrics if name != WEIGHT},
+            rows={str(origin): int(count) for origin, count in json.loads(text_in(about, "rows")).items()},
         )
     check_arrays(update.arrays, reference)
     _check_numbers(update, reference)
     return update
+
+
+def _model_in(record: ArrayRecord, about: ConfigRecord, weight: float, reference: Arrays, wire: Wire) -> Arrays:
+    if LAYOUT not in about:
+        return arrays_from_record(record, reference)
+    flat = FlatArrays.packed(reference)
+    layout, form = text_in(about, LAYOUT), text_in(about, FORM)
+    if layout != flat.layout.text:
+        flat.layout.check(Layout.from_text(layout))
+    if form == NONE and weight != 0:
+        raise ShapeError(f"an update without a model must have weight 0, got {weight}; reject it")
+    return arrays_of_reply(record, form, flat, wire)
+
+
+def averageable(message: Message, update: Update) -> Message:
+    """The reply as strategies see it: with what of its decompressed model may be averaged."""
+    sent = message.content.array_records[ARRAYS]
+    message.content = RecordDict({**message.content, ARRAYS: averaged_record(FlatArrays.packed(update.arrays), sent)})
+    return message
+
+
+def bytes_in(message: Message) -> int:
+    """Bytes of a message's records, as Flower counts them; 0 for an error."""
+    if not message.has_content():
+        return 0
+    return sum(record.count_bytes() for record in message.content.values())
 
 
 def _check_numbers(update: Update, reference: Arrays) -> None:
@@ -194,13 +255,13 @@ def _check_numbers(update: Update, reference: Arrays) -> None:
     for name, array in update.arrays.items():
         if array.dtype != reference[name].dtype:
             raise ShapeError(f"array {name!r} must have dtype {reference[name].dtype}, got {array.dtype}")
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        if not is_finite(array):
             raise ShapeError(f"array {name!r} must be finite, got NaN or infinity")
 
 
 def weight_of(message: Message) -> float:
     """Weight of a reply in the mean."""
-    return _number(message.content.metric_records[METRICS], WEIGHT)
+    return number_in(message.content.metric_records[METRICS], WEIGHT)
 
 
 def sender(message: Message) -> str:
@@ -213,43 +274,3 @@ def node_of(message: Message) -> int:
     """Id of the node that sent `message`."""
     node: int = message.metadata.src_node_id
     return node
-
-
-@contextmanager
-def _refusing(what: str, records: tuple[str, ...]) -> Iterator[None]:
-    """Turn whatever a malformed message makes Python raise into one ShapeError."""
-    try:
-        yield
-    except FedmbError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ShapeError(f"{what} must carry the records {records} in fedmb's form, got: {error!r}") from error
-
-
-def _check_version(version: str) -> None:
-    if version != __version__:
-        raise VersionMismatch(
-            f"server and client must run one fedmb, got {version} there and {__version__} here; "
-            "install the server's version on the client"
-        )
-
-
-def _text(record: ConfigRecord, key: str) -> str:
-    value = record[key]
-    if not isinstance(value, str):
-        raise TypeError(f"{key} must be text, got {type(value).__name__}")
-    return value
-
-
-def _whole(record: ConfigRecord, key: str) -> int:
-    value = record[key]
-    if type(value) is not int:
-        raise TypeError(f"{key} must be a whole number, got {type(value).__name__}")
-    return value
-
-
-def _number(record: MetricRecord, key: str) -> float:
-    value = record[key]
-    if not isinstance(value, int | float):
-        raise TypeError(f"{key} must be a number, got {type(value).__name__}")
-    return float(value)

@@ -16,10 +16,8 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
-
 from fedmb import errors
+from fedmb.arrays.tensor_bytes import from_bytes, to_bytes
 from fedmb.errors import FedmbError
 from fedmb.federation.deployed_client import ClientSettings, train
 from fedmb.federation.wire import Instruction
@@ -91,7 +89,7 @@ def asked(folder: Path) -> tuple[ClientSettings, Instruction]:
     about = json.loads((folder / ASKED).read_text())
     found = about["instruction"]
     instruction = Instruction(
-        arrays=load_file(folder / ARRAYS),
+        arrays=_read_arrays(folder / ARRAYS),
         base_version=found["base_version"],
         positions=found["positions"],
         seed=found["seed"],
@@ -126,7 +124,7 @@ def _answer(folder: Path, code: int | None) -> Update:
         kind = getattr(errors, content["error"], FedmbError)
         raise _raised(kind, content["message"])
     spans = spans_from_json(content.pop("spans"))
-    return Update(**{**content, "arrays": load_file(folder / ANSWERED), "spans": spans})
+    return Update(**{**content, "arrays": _read_arrays(folder / ANSWERED), "spans": spans})
 
 
 def _raised(kind: type[FedmbError], message: str) -> FedmbError:
@@ -148,4 +146,9 @@ def _to_json(instruction: Instruction) -> dict[str, Any]:
 
 
 def _write_arrays(path: Path, arrays: Arrays) -> None:
-    save_file({name: np.array(array, order="C") for name, array in arrays.items()}, path)
+    path.write_bytes(to_bytes(arrays))
+
+
+def _read_arrays(path: Path) -> Arrays:
+    arrays, _ = from_bytes(path.read_bytes())
+    return arrays

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import numpy as np
 from pydantic import Field, model_validator
 
+from fedmb.aggregation.compress import Wire
 from fedmb.batch.dataset import column_of, load_dataset
 from fedmb.batch.drift import DriftingRows, Phase
 from fedmb.batch.rows import Rows
@@ -93,6 +94,7 @@ class Simulation(Section):
     device: str = "cpu"
     """Where all clients train: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
     rounds: Rounds = Rounds(count=30)
+    wire: Wire = Wire()
     checkpoints: Checkpoints = Checkpoints()
     training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     private: Private = Private()
@@ -125,8 +127,7 @@ class Simulation(Section):
             return self.streamed.drift_record
         rounds = Rounds().count if self.rounds.is_endless else self.rounds.count
         size = self.training.sizing.size  # policies start from it; one that changes it moves the drift in time
-        replayed = round(size * self.replay.share)
-        fresh_rows = float(rounds) * self.training.steps * (size - replayed)
+        fresh_rows = float(rounds) * self.training.steps * (size - round(size * self.replay.share))
         return max(1, round(fresh_rows * self.streamed.drift_at / self.streamed.rows_per_record))
 
 
@@ -195,13 +196,12 @@ class Population:
         return tables
 
     def _add(self, name: str, source: BatchSource, stream: LogSource | None = None) -> None:
-        training, seed = self.settings.training, self.settings.seed
         self.trainers[name] = LocalUpdate(
             self.task,
             source,
-            training,
+            self.settings.training,
             client=name,
-            seed=seed,
+            seed=self.settings.seed,
             directory=self._state / name,
             device=training_device(self.settings.device),
             stream=stream,

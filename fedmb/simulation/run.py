@@ -8,6 +8,7 @@ import numpy as np
 
 from fedmb.errors import SettingsError
 from fedmb.federation.client import client_app
+from fedmb.federation.residual import Residual
 from fedmb.federation.rounds import Watch
 from fedmb.federation.server import Server, scorer
 from fedmb.federation.strategy import MiniBatchFedAvg
@@ -75,9 +76,13 @@ def _simulated(
         seed=settings.seed,
         training=settings.training,
         keeping=settings.checkpoints,
+        wire=settings.wire,
     )
     population = Population(settings, task, run.state)
-    app = client_app(lambda context: population.trainer(str(context.node_config["client"])))
+    app = client_app(
+        lambda context: population.trainer(str(context.node_config["client"])),
+        lambda client: Residual(run.state / client),
+    )
     grid = InProcessGrid(
         app, {FIRST_NODE_ID + number: {"client": name} for number, name in enumerate(population.trainers)}
     )

@@ -19,18 +19,20 @@ log = logging.getLogger(__name__)
 
 _COLUMNS: tuple[tuple[str, int, Callable[[RoundReport], str]], ...] = (
     ("round", 5, lambda one: str(one.round)),
-    ("loss", 8, lambda one: f"{one.train_loss:.4f}"),
-    ("accuracy", 9, lambda one: figure(one, "accuracy")),
-    ("departed", 9, lambda one: figure(one, "departed_accuracy")),
-    ("rows/s", 9, lambda one: f"{one.rows_per_second:,.0f}"),
-    ("private", 8, lambda one: count(one, "private")),
-    ("stream", 8, lambda one: count(one, "stream")),
-    ("replay", 8, lambda one: count(one, "replay")),
-    ("lag", 6, lambda one: "-" if one.lag is None else str(one.lag)),
+    ("loss", 7, lambda one: f"{one.train_loss:.4f}"),
+    ("accuracy", 8, lambda one: figure(one, "accuracy")),
+    ("departed", 8, lambda one: figure(one, "departed_accuracy")),
+    ("rows/s", 7, lambda one: f"{one.rows_per_second:,.0f}"),
+    ("private", 7, lambda one: count(one, "private")),
+    ("stream", 7, lambda one: count(one, "stream")),
+    ("replay", 7, lambda one: count(one, "replay")),
+    ("lag", 5, lambda one: "-" if one.lag is None else str(one.lag)),
+    ("up", 6, lambda one: size(one.bytes_up)),
 )
 LEGEND = (
     "loss: of each batch before it was learnt. accuracy: global model on held-out rows; departed: on the classes that "
-    "left the streams. private/stream/replay: rows learnt by origin. lag: records not yet learnt."
+    "left the streams. private/stream/replay: rows learnt by origin. lag: records not yet learnt. up: bytes from "
+    "clients."
 )
 
 
@@ -38,6 +40,14 @@ def figure(report: RoundReport, name: str) -> str:
     """A held-out score, or a dash where it is absent."""
     value = report.scores.get(name)
     return "-" if value is None else f"{value:.4f}"
+
+
+def size(num_bytes: int) -> str:
+    """Bytes in at most five letters, by thousands."""
+    shown, unit = float(num_bytes), 0
+    while shown >= 999.5:  # noqa: PLR2004  # what would be shown as four digits
+        shown, unit = shown / 1000, unit + 1
+    return f"{shown:.{0 if unit == 0 or shown >= 99.5 else 1}f}{('', 'k', 'M', 'G', 'T')[unit]}"  # noqa: PLR2004  # as above
 
 
 def count(report: RoundReport, origin: str) -> str:
@@ -86,10 +96,11 @@ class LogLines:
 
     def report(self, report: RoundReport) -> None:
         """Log the round."""
-        shown = " ".join(f"{name}={show(report).replace(',', '')}" for name, _, show in _COLUMNS)
+        shown = " ".join(f"{name}={show(report).replace(',', '')}" for name, _, show in _COLUMNS if name != "up")
         early = f" closed_by={report.closed_by}" if report.closed_by != "replies" else ""
         skipped = f" skipped={','.join(report.skipped)}" if report.skipped else ""
-        log.info("round closed %s%s%s", shown, early, skipped)
+        sent = f" bytes_down={report.bytes_down} bytes_up={report.bytes_up}"
+        log.info("round closed %s%s%s%s", shown, sent, early, skipped)
 
     def close(self) -> None:
         """Nothing is held."""

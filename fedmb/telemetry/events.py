@@ -34,6 +34,10 @@ class RoundReport:
     """Clients with nothing new, whether they said so in this round or rest because they said so in the last ones."""
     closed_by: str = "replies"
     """What closed the round: "replies" (all were in), "time", "rows" or "drift"."""
+    bytes_down: int = 0
+    """Bytes of what was sent to clients: the model once for each of them, and their instructions."""
+    bytes_up: int = 0
+    """Bytes of the replies that came, refused ones among them; neither counts Flower's framing or TLS."""
     set_aside: int = 0
     """Records that could not be decoded, since the run started."""
 
@@ -64,6 +68,8 @@ class RoundReport:
             "skipped": list(self.skipped),
             "closed_by": self.closed_by,
             "alarms": dict(self.alarms),
+            "bytes_down": self.bytes_down,
+            "bytes_up": self.bytes_up,
         }
 
 

@@ -81,6 +81,7 @@ class TensorBoard:
         scalars |= {f"rows/{name}": float(value) for name, value in report.rows.items()}
         scalars |= {f"monitor/{name}": value for name, value in report.monitor.items()}
         scalars |= {"train/loss": report.train_loss, "train/rows_per_second": report.rows_per_second}
+        scalars |= {"wire/bytes_down": float(report.bytes_down), "wire/bytes_up": float(report.bytes_up)}
         if report.lag is not None:
             scalars["stream/lag"] = float(report.lag)
         for name, value in scalars.items():

@@ -1,4 +1,4 @@
-"""A model's parameters and buffers as NumPy arrays, and back."""
+"""A model's parameters and buffers as NumPy arrays, and back; bfloat16 as `fedmb.arrays.bfloat16` keeps it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedmb.arrays.bfloat16 import BFLOAT16, is_finite, is_real, widened
 from fedmb.errors import Diverged
 from fedmb.seeding import torch_seed
 from fedmb.update import Arrays, check_arrays
@@ -20,7 +21,20 @@ if TYPE_CHECKING:
 
 def arrays_of(model: nn.Module) -> dict[str, NDArray[Any]]:
     """Copies of every parameter and buffer, by `state_dict` name."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
+    return {name: array.copy() for name, array in shared_arrays(model).items()}
+
+
+def shared_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
+    """Every parameter and buffer by `state_dict` name; on a CPU the model's own memory, which its next step changes."""
+    return {name: _shared(tensor.detach().cpu()) for name, tensor in model.state_dict().items()}
+
+
+def _shared(tensor: torch.Tensor) -> NDArray[Any]:
+    """A CPU tensor's own memory as an array."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.uint16).numpy().view(BFLOAT16)
+    array: NDArray[Any] = tensor.numpy()
+    return array
 
 
 def load_arrays(model: nn.Module, arrays: Arrays) -> None:
@@ -33,10 +47,19 @@ def load_arrays(model: nn.Module, arrays: Arrays) -> None:
     check_arrays(arrays, {name: np.empty(tuple(tensor.shape), np.bool_) for name, tensor in state.items()})
     with torch.no_grad():
         for name, tensor in state.items():
-            array = arrays[name]
-            if not tensor.is_floating_point() and np.issubdtype(array.dtype, np.floating):
-                array = np.rint(array)
-            tensor.copy_(torch.from_numpy(np.array(array)))
+            _write(tensor, arrays[name])
+
+
+def _write(tensor: torch.Tensor, array: NDArray[Any]) -> None:
+    is_whole = not tensor.is_floating_point() and not tensor.is_complex()
+    if is_whole and is_real(array.dtype):
+        array = np.rint(widened(array))
+    if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype != torch.bfloat16:
+        np.copyto(tensor.numpy(), widened(array), casting="unsafe")  # one copy, from memory that may be read-only
+    elif array.dtype == BFLOAT16:
+        tensor.copy_(torch.from_numpy(np.array(array["bfloat16"])).view(torch.bfloat16))
+    else:
+        tensor.copy_(torch.from_numpy(np.array(array)))
 
 
 def initial_arrays(task: Task, seed: int, *, build: BuildModel | None = None) -> dict[str, NDArray[Any]]:
@@ -59,7 +82,7 @@ def check_finite(arrays: Arrays, *, client: str) -> None:
         Diverged: an array holds a value that is not finite.
     """
     for name, array in arrays.items():
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        if not is_finite(array):
             raise Diverged(
                 f"every parameter must stay finite, {name!r} of client {client!r} did not; lower "
                 "training.learning_rate or look for bad rows"

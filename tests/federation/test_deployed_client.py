@@ -5,7 +5,8 @@ from flwr.app import Message, RecordDict
 
 from fedmb.errors import SettingsError
 from fedmb.federation.deployed_client import ClientSettings, train, trainer_for
-from fedmb.federation.wire import ARRAYS, CONFIG, arrays_to_record, read_instruction, train_config
+from fedmb.federation.model_record import arrays_to_record
+from fedmb.federation.wire import ARRAYS, CONFIG, read_instruction, train_config
 from fedmb.launch import bundle
 from fedmb.replay.ring import Ring
 from fedmb.settings import load

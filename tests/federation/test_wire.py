@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,12 +7,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedmb.aggregation.compress import Wire
+from fedmb.arrays.flat import FlatArrays
 from fedmb.errors import FedmbError, ShapeError, VersionMismatch
+from fedmb.federation.model_record import arrays_from_record, arrays_to_record, flat_to_record
 from fedmb.federation.wire import (
     CONFIG,
     UPDATE,
-    arrays_from_record,
-    arrays_to_record,
+    bytes_in,
     read_instruction,
     read_update,
     train_config,
@@ -68,6 +71,105 @@ def test_an_instruction_makes_the_round_trip():
     instruction = read_instruction(message(RecordDict({"arrays": arrays_to_record(MODEL), CONFIG: config})))
 
     assert (instruction.base_version, instruction.positions, instruction.ledger) == (6, {"a": {"epoch": 2}}, ledger)
+
+
+FLAT = {"fedmb-layout": FlatArrays.packed(MODEL).layout.text, "fedmb-wire": Wire().model_dump_json()}
+
+
+def asked(**changes):
+    """An instruction in the flat form of our rounds."""
+    config = ConfigRecord({**train_config(4, {"a": {"cursor": 2}}), **FLAT, **changes})
+    return message(RecordDict({"arrays": flat_to_record(MODEL)[0], CONFIG: config}))
+
+
+def answered(wire="none", **changes):
+    """A reply to such an instruction."""
+    instruction = read_instruction(asked(**{"fedmb-wire": Wire(compression=wire).model_dump_json()}))
+    content = update_to_record(update(), "a", instruction)
+    content.config_records[UPDATE].update(changes)
+    return message(content)
+
+
+@pytest.mark.parametrize("wire", ["none", "bf16", "int8", "top"])
+def test_a_flat_instruction_and_its_reply_make_the_round_trip(wire):
+    instruction = read_instruction(asked())
+    back = read_update(answered(wire), MODEL, Wire(compression=wire))
+
+    assert instruction.wire == Wire()
+    assert all(np.array_equal(instruction.arrays[name], array) for name, array in MODEL.items())
+    assert all(np.array_equal(back.arrays[name], array) for name, array in MODEL.items())
+    assert all(back.arrays[name].dtype == array.dtype for name, array in MODEL.items())
+    assert back.positions == {"a": {"cursor": 5, **({"residual": 5} if wire in ("int8", "top") else {})}}
+
+
+def test_a_client_that_is_asked_by_array_answers_by_array():
+    by_array = message(RecordDict({"arrays": arrays_to_record(MODEL), CONFIG: train_config(4, {})}))
+    instruction = read_instruction(by_array)
+    content = update_to_record(update(), "a", instruction)
+
+    assert instruction.wire is None
+    assert content["arrays"] == arrays_to_record(MODEL)
+    assert np.array_equal(read_update(message(content), MODEL, Wire(compression="top")).arrays["w"], MODEL["w"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fedmb-layout": '[["w","float32",[2,3]]]'},
+        {"fedmb-layout": '[["seen","int64",[]],["w","float32",[3,2]]]'},
+        {"fedmb-layout": '[["../seen","int64",[]],["w","float32",[2,3]]]'},
+        {"fedmb-layout": "[" * 100_000},
+        {"fedmb-layout": 7},
+        {"fedmb-form": "zip"},
+        {"fedmb-form": "none"},
+        {"fedmb-form": 7},
+    ],
+    ids=["missing", "shape", "path", "nested", "number", "unknown", "empty", "number-form"],
+)
+def test_a_flat_reply_with_a_broken_field_is_refused(changes):
+    with pytest.raises(ShapeError):
+        read_update(answered(**changes), MODEL)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fedmb-layout": '[["w","float32",[2,3]]]'},
+        {"fedmb-layout": '[["seen","int64",[]],["w","float32",[2000000,300000]]]'},
+        {"fedmb-wire": '{"compression": "zip"}'},
+        {"fedmb-wire": '{"block": -1}'},
+        {"fedmb-wire": "["},
+    ],
+    ids=["missing", "oversize", "unknown", "block", "torn"],
+)
+def test_a_flat_instruction_with_a_broken_field_is_refused(changes):
+    with pytest.raises(ShapeError):
+        read_instruction(asked(**changes))
+
+
+def test_a_million_keys_are_refused_without_being_read():
+    record, one = flat_to_record(MODEL)[0], Array(np.zeros(1))
+    record.__dict__["_data"].update({f"x{at}": one for at in range(1_000_000)})
+    content = update_to_record(update(), "a")
+    content["arrays"] = record
+
+    with pytest.raises(ShapeError, match="names"):
+        read_update(message(content), MODEL)
+
+
+def test_a_number_that_is_not_finite_is_refused_in_every_compression():
+    for wire in ("none", "bf16", "int8", "top"):
+        instruction = read_instruction(asked(**{"fedmb-wire": Wire(compression=wire).model_dump_json()}))
+        broken = replace(update(), arrays={**MODEL, "w": np.full((2, 3), np.nan, np.float32)})
+        with np.errstate(invalid="ignore"), pytest.raises(ShapeError):  # int8 has no scale for it to begin with
+            read_update(message(update_to_record(broken, "a", instruction)), MODEL, Wire(compression=wire))
+
+
+def test_the_bytes_of_a_message_are_those_of_its_records():
+    content = update_to_record(update(), "a")
+    arrays = sum(len(array.data) + len(name) for name, array in content["arrays"].items())
+
+    assert arrays < bytes_in(message(content)) < arrays + 1000
 
 
 def test_another_version_of_fedmb_is_named_on_both_sides():

@@ -1,15 +1,16 @@
 import io
 import logging
 
+import pytest
 from rich.console import Console
 
-from fedmb.telemetry.console import LiveTable, LogLines
+from fedmb.telemetry.console import LiveTable, LogLines, size
 from fedmb.telemetry.events import RoundReport
 
 
 def report(**fields):
     known = {"round": 3, "seconds": 0.5, "train_loss": 1.25, "scores": {"accuracy": 0.9}, "rows": {"stream": 1000}}
-    return RoundReport(**{**known, "lag": 17, "clients": 2, **fields})
+    return RoundReport(**{**known, "lag": 17, "clients": 2, "bytes_up": 1_234_567, "bytes_down": 89, **fields})
 
 
 def shown(*reports, total=5):
@@ -24,7 +25,7 @@ def shown(*reports, total=5):
 def test_a_row_holds_the_figures_of_its_round():
     row = next(line for line in shown(report()).splitlines() if line.strip().startswith("3 "))
 
-    assert row.split() == ["3", "1.2500", "0.9000", "-", "2,000", "0", "1,000", "0", "17"]
+    assert row.split() == ["3", "1.2500", "0.9000", "-", "2,000", "0", "1,000", "0", "17", "1.2M"]
 
 
 def test_every_column_stands_under_its_name():
@@ -33,6 +34,23 @@ def test_every_column_stands_under_its_name():
     row = next(line for line in lines if line.strip().startswith("3 "))
 
     assert head.index("accuracy") + len("accuracy") == row.index("0.9000") + len("0.9000")
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "shown"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.0k"),
+        (99_400, "99.4k"),
+        (99_500, "100k"),
+        (999_499, "999k"),
+        (999_500, "1.0M"),
+        (25_000_000_000, "25.0G"),
+    ],
+)
+def test_bytes_are_shown_in_a_few_letters(num_bytes, shown):
+    assert size(num_bytes) == shown
 
 
 def test_a_client_that_was_left_out_is_named_with_its_reason():
@@ -73,3 +91,4 @@ def test_without_a_terminal_a_round_is_one_log_line(caplog):
     assert "round=3 loss=1.2500 accuracy=0.9000" in caplog.text
     assert "stream=1000" in caplog.text
     assert "lag=-" in caplog.text
+    assert "bytes_down=89 bytes_up=1234567" in caplog.text

@@ -1,0 +1,1 @@
+"""Arrays of a model: what NumPy lacks, one buffer a dtype, bytes."""
