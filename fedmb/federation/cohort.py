@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedmb.errors import FedmbError, NotEnoughData, StaleUpdate
+from fedmb.errors import FedmbError, NotEnoughData, ShapeError, StaleUpdate
 from fedmb.federation.exchange import Exchange
+from fedmb.federation.strategy import Receiving
 from fedmb.federation.wire import (
     CONFIG,
     LEDGER,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from flwr.serverapp import Grid
+    from flwr.serverapp.strategy import Strategy
 
     from fedmb.federation.checkpoint import ServerState
     from fedmb.federation.closing import Closing
@@ -43,7 +45,10 @@ _CONNECTED_SECONDS = 0.1  # between two looks at who is connected
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An accepted update with the message that brought it; Flower's strategies aggregate messages."""
+    """An accepted update with the message that brought it; Flower's strategies aggregate messages.
+
+    Where the strategy is `Receiving`, it has the arrays, and neither of the two.
+    """
 
     update: Update
     message: Message
@@ -80,6 +85,12 @@ class Cohort:
         """Accepted replies by client name: summing in this order gives the same bits whatever arrived first."""
         return [self.accepted[name] for name in sorted(self.accepted)]
 
+    def give_back(self, before: Ledger, reason: str) -> None:
+        """Let nothing count of what was accepted: no model was made of it, so its rows are still to be learnt."""
+        self.rejected |= dict.fromkeys(sorted(self.accepted), reason)
+        self.accepted.clear()
+        self.ledger = before
+
 
 class Collector:
     """Asks nodes and admits their replies; remembers which client stands behind which node.
@@ -88,10 +99,12 @@ class Collector:
         grid: Flower's grid.
         closing: what closes a round early.
         deadline_seconds: how long replies are waited for.
+        strategy: takes updates as they are accepted, if it can.
     """
 
-    def __init__(self, grid: Grid, closing: Closing, deadline_seconds: float) -> None:
+    def __init__(self, grid: Grid, closing: Closing, deadline_seconds: float, strategy: Strategy) -> None:
         self.grid = grid
+        self._receiver = strategy if isinstance(strategy, Receiving) else None
         self.closing = closing
         self._wait_seconds = closing.wait_seconds(deadline_seconds)
         self._exchange = Exchange(grid, deadline_seconds)
@@ -149,12 +162,18 @@ class Collector:
         except FedmbError as error:
             log.warning("update rejected round=%d client=%s reason=%s", state.version + 1, name, error)
             cohort.rejected[name] = str(error)
+            # Only what a reply held counts as malice: a client that failed or came late is no bad one fewer.
+            if self._receiver is not None and isinstance(error, ShapeError):
+                self._receiver.refuse(name)
             return
         self._client_of_node[node] = name
         if terms.skips_silent and not (update.weight or update.rows or update.spans):
             cohort.silent.add(name)
             return
         cohort.ledger = ledger
+        if self._receiver is not None and update.weight > 0:
+            message = self._receiver.receive(message, update)
+            update = replace(update, arrays={})
         cohort.accepted[name] = Reply(update, message)
 
     def _addressed(self, message: Message, state: ServerState, terms: RoundTerms) -> Message:

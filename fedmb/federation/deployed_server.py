@@ -6,9 +6,10 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedmb import errors
+from fedmb.aggregation.rule_choice import Aggregation
 from fedmb.errors import DISK_ERRORS, FedmbError
 from fedmb.federation.checkpoint import Checkpoints
 from fedmb.federation.rounds import Rounds
@@ -30,9 +31,15 @@ class ServerSettings(Section):
     threads: int = Field(default=1, ge=1)
     """Threads of torch."""
     rounds: Rounds = Rounds(count=30)
+    aggregation: Aggregation = Aggregation()
     checkpoints: Checkpoints = Checkpoints()
     training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     """How every client trains."""
+
+    @model_validator(mode="after")
+    def _enough_clients(self) -> ServerSettings:
+        self.aggregation.check_against(self.rounds.min_clients, self.rounds.fraction_train, key="rounds.min_clients")
+        return self
 
 
 @contextmanager

@@ -4,7 +4,7 @@ while state.version < rounds.last:
     wait until enough nodes are connected
     messages = strategy.configure_train(...)       # any Flower strategy
     cohort   = replies that fit the model and start at its ledger; the others are named and dropped
-    arrays   = strategy.aggregate_train(...)
+    arrays   = strategy.aggregate_train(...)       # ours has taken each model as it came
     state    = arrays + ledger advanced by the spans + positions of the clients
     on_round(state, report)                        # checkpoint and telemetry
 
@@ -23,20 +23,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import numpy as np
 from pydantic import Field
 
+from fedmb.aggregation.stack import Stack
 from fedmb.errors import NotEnoughData
 from fedmb.federation.closing import Closing
 from fedmb.federation.cohort import Cohort, Collector, reasons_in
 from fedmb.federation.round_figures import alarms_of, monitored, summed
 from fedmb.federation.silence import NewsWait, Silence
+from fedmb.federation.strategy import Receiving
 from fedmb.federation.wire import arrays_from_record, arrays_to_record, train_config
 from fedmb.section import Section
 from fedmb.telemetry.convergence import Convergence, Stopping
 from fedmb.telemetry.events import RoundReport
 from fedmb.training.round_terms import RoundTerms
-from fedmb.update import Arrays, added, check_arrays
+from fedmb.update import Arrays, Update, added, check_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Strategy
@@ -133,7 +135,7 @@ class RoundLoop:
         self.silence = Silence(rounds.longest_pause)
         self.stop = stop or Event()
         self.training = training
-        self._collector = Collector(grid, rounds.closing, rounds.deadline_seconds)
+        self._collector = Collector(grid, rounds.closing, rounds.deadline_seconds, strategy)
 
     def run(self, state: ServerState) -> ServerState:
         """Rounds from `state.version + 1` to the last; answers the final state.
@@ -157,6 +159,7 @@ class RoundLoop:
                 news.wait(self.stop, cohort.skipped)
                 continue
             news.end()
+            arrays = self._combined(state, cohort)
             fruitless = 0 if cohort.accepted else fruitless + 1
             if fruitless == _FRUITLESS_ROUNDS:
                 raise NotEnoughData(
@@ -164,7 +167,7 @@ class RoundLoop:
                     f"{reasons_in(cohort.rejected)}"
                 )
             if cohort.accepted or not self.rounds.is_endless:
-                state = self._closed(state, cohort, time.monotonic() - started)
+                state = self._closed(state, cohort, arrays, time.monotonic() - started)
         return state
 
     def _ask(self, state: ServerState, *, everyone: bool) -> Cohort:
@@ -184,9 +187,22 @@ class RoundLoop:
         self.silence.observe(number, silent=cohort.silent - {*cohort.resting}, heard=cohort.accepted)
         return cohort
 
-    def _closed(self, before: ServerState, cohort: Cohort, seconds: float) -> ServerState:
+    def _combined(self, state: ServerState, cohort: Cohort) -> Arrays:
+        """The strategy's model of what was accepted; the previous one where it makes none, and then nothing counts."""
+        learnt = [reply.message for reply in cohort.in_order() if reply.update.weight > 0]
+        if not learnt:
+            return state.arrays
+        record, _ = self.strategy.aggregate_train(state.version + 1, learnt)
+        if record is not None:
+            return in_dtypes_of(state.arrays, arrays_from_record(record))
+        said = self.strategy.shortfall if isinstance(self.strategy, Receiving) else ""
+        name = type(self.strategy).__name__
+        cohort.give_back(state.ledger, said or f"{name} made no model of {len(learnt)} updates; see its log")
+        return state.arrays
+
+    def _closed(self, before: ServerState, cohort: Cohort, arrays: Arrays, seconds: float) -> ServerState:
         """The state after a round, once it was told and kept."""
-        state = self._advanced(before, cohort)
+        state = self._advanced(before, cohort, arrays)
         report = self._report(before.arrays, state, cohort, seconds)
         if reason := self.convergence.observe(report):
             log.info("run converged round=%d reason=%s", state.version, reason)
@@ -194,14 +210,7 @@ class RoundLoop:
         self.on_round(state, report)
         return state
 
-    def _advanced(self, state: ServerState, cohort: Cohort) -> ServerState:
-        replies = cohort.in_order()
-        arrays = state.arrays
-        learnt = [reply.message for reply in replies if reply.update.weight > 0]
-        if learnt:
-            record, _ = self.strategy.aggregate_train(state.version + 1, learnt)
-            if record is not None:
-                arrays = in_dtypes_of(state.arrays, arrays_from_record(record))
+    def _advanced(self, state: ServerState, cohort: Cohort, arrays: Arrays) -> ServerState:
         positions, rows = dict(state.positions), dict(state.learnt)
         for client, reply in sorted(cohort.accepted.items()):
             positions |= reply.update.positions
@@ -231,9 +240,19 @@ class RoundLoop:
             skipped=cohort.skipped,
             closed_by=cohort.closed_by,
             set_aside=self.watch.set_aside() if self.watch.set_aside else 0,
-            monitor=monitored(updates, before, state.arrays),
+            monitor=monitored(updates, before, state.arrays, self._stack(updates)),
             alarms=alarms_of(updates),
         )
+
+    def _stack(self, updates: Sequence[Update]) -> Stack:
+        """The accepted models: what the strategy received, or what messages hold until it is done with them."""
+        if isinstance(self.strategy, Receiving):
+            return self.strategy.stack
+        stack = Stack(memory_bytes=math.inf)
+        for update in updates:
+            if update.weight > 0:
+                stack.put(", ".join(update.clients), update.arrays, update.weight)
+        return stack
 
 
 def in_dtypes_of(reference: Arrays, arrays: Arrays) -> Arrays:

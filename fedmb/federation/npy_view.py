@@ -1,0 +1,67 @@
+"""The arrays of a Flower record without a copy of their bytes.
+
+Flower keeps an array as the bytes of an npy file and copies them on every reading. Its values are there already, behind
+a header; a sum needs no more than a look at them.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedmb.errors import ShapeError
+
+if TYPE_CHECKING:
+    from flwr.app import Array, ArrayRecord
+    from numpy.typing import NDArray
+
+_MAGIC = b"\x93NUMPY\x01\x00"
+_PREFIX = len(_MAGIC) + 2  # the magic and the header's length, which precede the header
+_KEYS = {"descr", "fortran_order", "shape"}
+_KINDS = "biuf"  # booleans, integers and floats; an object would be a pickle
+_LONGEST_HEADER = 4096  # bytes; numpy writes 118 for any array that a model has
+
+
+def viewed(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Named arrays that share the record's bytes and cannot be written to; nothing is unpickled.
+
+    Raises:
+        ShapeError: the bytes of an array are no npy file of numbers.
+    """
+    arrays = {}
+    for name, array in record.items():
+        try:
+            arrays[name] = _view(array)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+            raise ShapeError(
+                f"array {name!r} must be a readable npy block, got: {error}; reject the message"
+            ) from error
+    return arrays
+
+
+def _view(array: Array) -> NDArray[Any]:
+    data = array.data
+    if not data.startswith(_MAGIC):
+        return array.numpy()  # another version of the form, which numpy writes for odd dtypes only
+    begin = _PREFIX + int.from_bytes(data[len(_MAGIC) : _PREFIX], "little")
+    if begin > _LONGEST_HEADER:
+        raise ValueError(f"its header has {begin} bytes, at most {_LONGEST_HEADER} are read")
+    dtype, shape, is_fortran = _header(data[_PREFIX:begin])
+    values = np.frombuffer(data, dtype, offset=begin) if len(data) > begin else np.empty(0, dtype)
+    return values.reshape(shape, order="F" if is_fortran else "C")
+
+
+@lru_cache(maxsize=4096)  # a model's arrays have few different headers, and every client sends the same
+def _header(text: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
+    told = ast.literal_eval(text.decode("latin1").strip())
+    if not isinstance(told, dict) or told.keys() != _KEYS or not isinstance(told["descr"], str):
+        raise ValueError("its header is not that of an array of numbers")
+    dtype, shape = np.dtype(told["descr"]), told["shape"]
+    if dtype.kind not in _KINDS:
+        raise ValueError(f"its dtype {told['descr']!r} is none of numbers")
+    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"its shape is {shape!r}")
+    return dtype, shape, bool(told["fortran_order"])
