@@ -100,25 +100,29 @@ def take_whole(stack: Stack, model: Model, client: str) -> Model:
     return model
 
 
-def gram(stack: Stack) -> NDArray[np.float64]:
-    """Inner products of the models' floating arrays, `(clients, clients)`, measured from their middle.
+def gram(stack: Stack, before: Arrays) -> NDArray[np.float64]:
+    """Inner products of the clients' changes of the floating arrays, `(clients, clients)`.
 
-    From the middle, since what all clients have in common is far longer than what they differ by and would leave no
-    digits for that; distances are the same from anywhere.
+    Of changes and not of models, since what all clients have in common is far longer than what they differ by, and
+    not from the clients' middle, since one that is far off carries that away: either would leave no digits for the
+    distances between honest clients.
     """
-    rows = stack.rows()
+    rows, start = stack.rows(), stack.beside(before)
     products = np.zeros((len(rows), len(rows)))
     for block in stack.layout.blocks(_width(len(rows)), floating=True):
         matrix = matrix_of(rows, block, np.dtype(np.float64))
-        matrix -= matrix.mean(axis=0)
-        products += matrix @ matrix.T
+        matrix -= matrix_of([start], block, np.dtype(np.float64))
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever is so far off is no neighbour of anybody
+            products += matrix @ matrix.T
     return products
 
 
 def squared_distances(products: NDArray[np.float64]) -> NDArray[np.float64]:
     """Squared distances between models, `(clients, clients)`, from their inner products; 0 on the diagonal."""
     squares = np.diag(products)
-    return np.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)
+    with np.errstate(invalid="ignore"):
+        found = squares[:, None] + squares[None, :] - 2 * products
+    return np.where(np.isnan(found), np.inf, np.maximum(found, 0.0)) * ~np.eye(len(products), dtype=bool)
 
 
 def changes(
@@ -136,7 +140,8 @@ def changes(
     for block in stack.layout.blocks(_width(len(rows)), floating=True):
         matrix = matrix_of(rows, block, np.dtype(np.float64))
         matrix -= matrix_of([start], block, np.dtype(np.float64))
-        squares += np.einsum("ce,ce->c", matrix, matrix)
+        with np.errstate(over="ignore"):
+            squares += np.einsum("ce,ce->c", matrix, matrix)
         if coefficients is not None:
             sum_ = coefficients @ matrix
             together += float(sum_ @ sum_)

@@ -94,9 +94,8 @@ def check_bad_clients(count: int) -> None:
 
 def _median(ordered: NDArray[Any]) -> NDArray[Any]:
     count = len(ordered)
-    middle = ordered[(count - 1) // 2].astype(np.float64)
-    middle += (ordered[count // 2] - middle) / 2  # where both are one value, that value
-    return middle
+    middle: NDArray[Any] = ordered[(count - 1) // 2].astype(np.float64)
+    return (middle + ordered[count // 2]) / 2
 
 
 def _lower_median(ordered: NDArray[Any]) -> NDArray[Any]:

@@ -57,7 +57,7 @@ class MultiKrum:
         """Mean of the chosen; their integers come from the heaviest of them."""
         demand(self, stack, refused)
         bad = left_over(self.bad_clients, refused)
-        best = nearest(squared_distances(gram(stack)), bad)[: self.chosen or len(stack) - bad]
+        best = nearest(squared_distances(gram(stack, before)), bad)[: self.chosen or len(stack) - bad]
         coefficients = np.zeros(len(stack))
         coefficients[best] = 1.0
         return take_whole(stack, weighted_sum(stack, coefficients, float(len(best))), heaviest(stack, best))

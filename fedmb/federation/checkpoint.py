@@ -27,12 +27,12 @@ from fedmb.errors import CorruptCheckpoint, VersionMismatch
 from fedmb.ledger import Ledger
 from fedmb.section import Section
 from fedmb.telemetry.run_directory import write_atomically
+from fedmb.update import Arrays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from fedmb.update import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ FORMAT = 1
 _NAME = re.compile(r"round-(\d{6,})-([0-9a-f]{16})\.safetensors")
 _LEAST = 2  # generations: one may be torn by the disk, the other was whole a round earlier
 _HOUR = 3600.0
+_STRATEGY = "fedmb.strategy/"  # in front of the names of arrays that are not the model's
 
 
 class Checkpoints(Section):
@@ -70,6 +71,8 @@ class ServerState:
     """Clients that had nothing new, and how long they are left out."""
     learnt: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Rows that trained this version, by client and origin, since the first round."""
+    strategy: Arrays = field(default_factory=dict)
+    """What the strategy remembers from round to round, such as a momentum."""
     seed: int = 0
     """Seed of the run; every random draw is keyed by it, so there is no other generator state."""
 
@@ -85,10 +88,13 @@ def to_bytes(state: ServerState) -> bytes:
         "convergence": state.convergence,
         "silence": state.silence,
         "learnt": state.learnt,
+        # safetensors sorts; strategies that keep lists count on one order of the model's arrays, before and after.
+        "names": list(state.arrays),
     }
     # One metadata key only: safetensors writes several in an order that differs from process to process.
+    remembered = {_STRATEGY + name: array for name, array in state.strategy.items()}
     return save_safetensors(
-        {name: np.asarray(array, order="C") for name, array in state.arrays.items()},
+        {name: np.asarray(array, order="C") for name, array in {**state.arrays, **remembered}.items()},
         metadata={"fedmb": json.dumps(about, sort_keys=True)},
     )
 
@@ -117,11 +123,12 @@ def _state(header: bytes, arrays: Arrays) -> ServerState:
         )
     return ServerState(
         version=about["version"],
-        arrays=arrays,
+        arrays={name: arrays[name] for name in about.get("names", arrays) if name in arrays},
+        strategy={name.removeprefix(_STRATEGY): array for name, array in arrays.items() if name.startswith(_STRATEGY)},
         ledger=Ledger.from_json(about["ledger"]),
         positions=about["positions"],
         convergence=about["convergence"],
-        silence=about.get("silence", {}),  # files of the first fedmb 0.1.0 lack this and the next
+        silence=about.get("silence", {}),  # files of the first fedmb 0.1.0 lack this, the next and the names
         learnt=about.get("learnt", {}),
         seed=about["seed"],
     )

@@ -30,6 +30,7 @@ from fedmb.federation.cohort import Cohort, Collector, reasons_in
 from fedmb.federation.round_figures import alarms_of, monitored, summed
 from fedmb.federation.silence import NewsWait, Silence
 from fedmb.federation.strategy import Receiving
+from fedmb.federation.strategy_memory import memory_of, remember
 from fedmb.federation.wire import arrays_from_record, arrays_to_record, train_config
 from fedmb.section import Section
 from fedmb.telemetry.convergence import Convergence, Stopping
@@ -148,6 +149,7 @@ class RoundLoop:
         self.convergence.check((lambda: score(state)) if score else None)
         self.convergence.load_state_dict(state.convergence)
         self.silence.load_state_dict(state.silence)
+        remember(self.strategy, state.strategy)
         while state.version < self.rounds.last and not self.stop.is_set() and not self.convergence.reason:
             started = time.monotonic()
             self._collector.wait_for_nodes(self.rounds.min_clients, self.rounds.connect_seconds, self.stop)
@@ -206,7 +208,12 @@ class RoundLoop:
         report = self._report(before.arrays, state, cohort, seconds)
         if reason := self.convergence.observe(report):
             log.info("run converged round=%d reason=%s", state.version, reason)
-        state = replace(state, convergence=self.convergence.state_dict(), silence=self.silence.state_dict())
+        state = replace(
+            state,
+            convergence=self.convergence.state_dict(),
+            silence=self.silence.state_dict(),
+            strategy=memory_of(self.strategy),
+        )
         self.on_round(state, report)
         return state
 

@@ -34,7 +34,9 @@ def test_blocks_cover_every_element_once(elements):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"v": np.zeros(5)}, {"v": np.zeros(4, np.float32)}, {"other": np.zeros(1)}], ids=["shape", "dtype", "name"]
+    "changed",
+    [{"v": np.zeros(5)}, {"v": np.zeros(4, np.float32)}, {"other": np.zeros(1)}],
+    ids=["shape", "dtype", "name"],
 )
 def test_what_does_not_fit_is_refused(changed):
     with pytest.raises(ShapeError):
