@@ -150,9 +150,10 @@ def add_weighted(
         total: what is added to, in place.
         values: of any floating dtype and of the shape of `total`.
         weight: what they count.
-        scratch: room for one product, of the shape of `total`; made anew when left out.
+        scratch: room for one product, of the shape of `total`; made anew when left out. May be `values` itself.
     """
     product = np.empty_like(total) if scratch is None else scratch
-    np.copyto(product, values)  # converting and multiplying in two steps is faster than numpy's buffered one
+    if product is not values:
+        np.copyto(product, values)  # converting and multiplying in two steps is faster than numpy's buffered one
     product *= weight
     total += product

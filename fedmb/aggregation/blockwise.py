@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedmb.aggregation.spool import gather
 from fedmb.aggregation.stack import matrix_of
 from fedmb.update import add_weighted
 
@@ -51,12 +52,11 @@ def weighted_sum(
     def work(blocks: Iterator[Block]) -> None:
         totals, scratch = np.empty(_SUMMED), np.empty(_SUMMED)
         for block in blocks:
-            total = totals[: block.size]
+            total, gathered = totals[: block.size], scratch[: block.size]
             total.fill(0.0)
             for kept, coefficient in terms:
-                for at, values in kept.parts(block):
-                    stop = at + values.size
-                    add_weighted(total[at:stop], values, coefficient, scratch[: values.size])
+                gather(kept, block, gathered)
+                add_weighted(total, gathered, coefficient, gathered)
             total /= divisor
             _write(flat, block, total)
 
@@ -95,8 +95,9 @@ def take_whole(stack: Stack, model: Model, client: str) -> Model:
     kept = stack.rows()[stack.clients.index(client)]
     flat = {name: array.reshape(-1) for name, array in model.items()}
     for block in stack.layout.blocks(_SUMMED, floating=False):
-        for at, values in kept.parts(block):
-            _write(flat, block, values, at)
+        values = np.empty(block.size, block.run.dtype)
+        gather(kept, block, values)
+        _write(flat, block, values)
     return model
 
 
@@ -152,14 +153,10 @@ def _width(clients: int) -> int:
     return max(_NARROWEST, _CELLS // max(1, clients))
 
 
-def _write(flat: Model, block: Block, values: NDArray[Any], begins: int = 0) -> None:
-    """Put a block's values from `begins` on into the arrays where they belong, in their dtypes."""
+def _write(flat: Model, block: Block, values: NDArray[Any]) -> None:
+    """Put a block's values into the arrays where they belong, in their dtypes."""
     for piece in block.pieces:
-        size = piece.stop - piece.start
-        low, high = max(piece.at, begins), min(piece.at + size, begins + values.size)
-        if low < high:
-            target = flat[piece.field.name][piece.start + low - piece.at : piece.start + high - piece.at]
-            target[...] = values[low - begins : high - begins]
+        flat[piece.field.name][piece.start : piece.stop] = values[piece.at : piece.at + piece.stop - piece.start]
 
 
 def _shared(blocks: Sequence[Block], work: Callable[[Iterator[Block]], None]) -> None:

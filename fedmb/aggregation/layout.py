@@ -67,6 +67,11 @@ class Piece:
     at: int
     """Where it begins, counted in the block."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the array lies in the block."""
+        return self.stop - self.start == self.field.size
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -76,6 +81,7 @@ class Block:
     start: int
     stop: int
     pieces: tuple[Piece, ...]
+    """What fills it, in order and without a gap."""
 
     @property
     def size(self) -> int:
@@ -133,12 +139,7 @@ class Layout:
 
     def blocks(self, elements: int, *, floating: bool) -> list[Block]:
         """All floating runs, or all others, cut into blocks of at most `elements` elements."""
-        return [
-            Block(run, start, min(start + elements, run.size), _pieces(run, start, min(start + elements, run.size)))
-            for run in self.runs
-            if run.is_floating == floating
-            for start in range(0, run.size, elements)
-        ]
+        return [block for run in self.runs if run.is_floating == floating for block in _cut(run, elements)]
 
 
 def _placed(reference: Arrays, names: list[str], dtype: np.dtype[Any]) -> Iterator[Field]:
@@ -149,10 +150,18 @@ def _placed(reference: Arrays, names: list[str], dtype: np.dtype[Any]) -> Iterat
         start += math.prod(shape)
 
 
-def _pieces(run: Run, start: int, stop: int) -> tuple[Piece, ...]:
-    found = []
+def _cut(run: Run, elements: int) -> Iterator[Block]:
+    """A run's blocks."""
+    start, pieces = 0, []
     for field in run.fields:
-        low, high = max(start, field.start), min(stop, field.start + field.size)
-        if low < high:
-            found.append(Piece(field, low - field.start, high - field.start, low - start))
-    return tuple(found)
+        taken = 0
+        while taken < field.size:
+            at = field.start + taken - start
+            stop = min(field.size, taken + elements - at)
+            pieces.append(Piece(field, taken, stop, at))
+            taken = stop
+            if field.start + stop - start == elements:
+                yield Block(run, start, start + elements, tuple(pieces))
+                start, pieces = start + elements, []
+    if pieces:
+        yield Block(run, start, run.size, tuple(pieces))

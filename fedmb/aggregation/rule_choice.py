@@ -37,7 +37,7 @@ class Aggregation(Section):
     """clipped_mean: longest change of the model that a client may make; left out, it follows the round's median."""
     clip_medians: float = Field(default=1.0, gt=0)
     """clipped_mean without clip_norm: the longest change, in median lengths of the round's changes."""
-    memory_bytes: float = Field(default=float(MEMORY_BYTES), ge=0)
+    memory_bytes: int = Field(default=MEMORY_BYTES, ge=0)
     """Updates that wait in memory for the round to close; those beyond it wait in a file in the run's directory."""
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Kept(Protocol):
     """A model that is kept."""
 
-    def parts(self, block: Block) -> Iterator[tuple[int, NDArray[Any]]]:
-        """The block's elements: where each part begins, counted in the block, and its values; not to be written to."""
+    def parts(self, block: Block) -> list[NDArray[Any]]:
+        """The block's elements, in parts that follow each other; not to be written to."""
         ...
 
 
@@ -41,10 +41,13 @@ class Held:
     def __init__(self, flat: Mapping[str, NDArray[Any]]) -> None:
         self._flat = flat
 
-    def parts(self, block: Block) -> Iterator[tuple[int, NDArray[Any]]]:
+    def parts(self, block: Block) -> list[NDArray[Any]]:
         """One part for each array that reaches into the block."""
-        for piece in block.pieces:
-            yield piece.at, self._flat[piece.field.name][piece.start : piece.stop]
+        flat = self._flat
+        return [
+            flat[piece.field.name] if piece.is_whole else flat[piece.field.name][piece.start : piece.stop]
+            for piece in block.pieces
+        ]
 
 
 class _Filed:
@@ -54,10 +57,10 @@ class _Filed:
         self._descriptor = descriptor
         self._offset = offset
 
-    def parts(self, block: Block) -> Iterator[tuple[int, NDArray[Any]]]:
+    def parts(self, block: Block) -> list[NDArray[Any]]:
         values = np.empty(block.size, block.run.dtype)
         _read(self._descriptor, values, self._offset + block.run.offset + block.start * block.run.dtype.itemsize)
-        yield 0, values
+        return [values]
 
 
 class Spool:
@@ -130,3 +133,12 @@ def _read(descriptor: int, values: NDArray[Any], place: int) -> None:
         if count == 0:
             raise OSError(errno.EIO, "a spooled model ends early")
         left, place = left[count:], place + count
+
+
+def gather(kept: Kept, block: Block, values: NDArray[Any]) -> None:
+    """Write a model's block into `values`, `(elements,)`, whose dtype may be a wider one."""
+    parts = kept.parts(block)
+    if len(parts) == 1:
+        np.copyto(values, parts[0])
+    else:
+        np.concatenate(parts, out=values)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedmb.aggregation.layout import Layout
-from fedmb.aggregation.spool import Held, Spool
+from fedmb.aggregation.spool import Held, Spool, gather
 from fedmb.errors import StaleUpdate
 
 if TYPE_CHECKING:
@@ -120,6 +120,5 @@ def matrix_of(rows: Sequence[Kept], block: Block, dtype: np.dtype[Any]) -> NDArr
     """The block of each model as a row, `(models, elements)`, in a dtype that holds its values."""
     matrix = np.empty((len(rows), block.size), dtype)
     for row, kept in zip(matrix, rows, strict=True):
-        for at, values in kept.parts(block):
-            row[at : at + values.size] = values
+        gather(kept, block, row)
     return matrix

@@ -27,11 +27,12 @@ from fedmb.errors import CorruptCheckpoint, VersionMismatch
 from fedmb.ledger import Ledger
 from fedmb.section import Section
 from fedmb.telemetry.run_directory import write_atomically
-from fedmb.update import Arrays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from fedmb.update import Arrays
 
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from flwr.serverapp.strategy import Strategy
 from fedmb.aggregation.rule import Mean
 from fedmb.aggregation.stack import MEMORY_BYTES, Stack
 from fedmb.errors import NotEnoughData, SettingsError, StaleUpdate
-from fedmb.federation.npy_view import viewed
-from fedmb.federation.wire import ARRAYS, CONFIG, METRICS, arrays_to_record, node_of, sender, weight_of
+from fedmb.federation.npy_view import packed, viewed
+from fedmb.federation.wire import ARRAYS, CONFIG, METRICS, node_of, sender, weight_of
 from fedmb.seeding import generator
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class MiniBatchFedAvg(Strategy):
             self.shortfall = str(error)
             log.warning("previous model kept round=%d updates=%d reason=%s", server_round, len(self.stack), error)
             return None, None
-        return arrays_to_record(model), MetricRecord({**sums})
+        return packed(model), MetricRecord({**sums})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedmb.aggregation.layout import Layout
-from fedmb.aggregation.spool import Spool
+from fedmb.aggregation.spool import Spool, gather
 
 MODEL = {"w": np.arange(3000.0), "h": np.arange(7, dtype=np.float16), "n": np.arange(5), "on": np.array([True, False])}
 
@@ -14,8 +14,7 @@ def values(kept, layout, elements, *, floating):
     found = {}
     for block in layout.blocks(elements, floating=floating):
         row = found.setdefault(block.run.dtype, np.zeros(block.run.size, block.run.dtype))
-        for at, part in kept.parts(block):
-            row[block.start + at : block.start + at + part.size] = part
+        gather(kept, block, row[block.start : block.stop])
     return found
 
 

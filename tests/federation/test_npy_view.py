@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmb.errors import ShapeError
-from fedmb.federation.npy_view import viewed
+from fedmb.federation.npy_view import packed, viewed
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64", "uint8", "bool", ">f4"])
@@ -56,3 +56,18 @@ def test_only_numbers_are_seen(descr):
 
     with pytest.raises(ShapeError, match="readable npy block, got: its"):
         viewed(ArrayRecord({"w": array}))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64", "uint8", "bool", "complex64"])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0, 4)], ids=str)
+def test_a_record_is_packed_byte_for_byte_as_flower_packs_it(dtype, shape):
+    array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
+
+    for one in (array, array.T):
+        ours, theirs = packed({"w": one})["w"], Array(one)
+        assert (ours.data, ours.dtype, ours.shape, ours.stype) == (
+            theirs.data,
+            theirs.dtype,
+            theirs.shape,
+            theirs.stype,
+        )
