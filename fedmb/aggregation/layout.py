@@ -131,7 +131,7 @@ class Layout:
 
     def flat(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """Each array as one row of elements; views wherever its elements lie in order."""
-        return {field.name: np.ascontiguousarray(arrays[field.name]).reshape(-1) for field in self.fields()}
+        return {field.name: _flat(arrays[field.name]) for field in self.fields()}
 
     def empty(self) -> dict[str, NDArray[Any]]:
         """A model of this layout whose values are yet to be written, in the model's own order of names."""
@@ -140,6 +140,10 @@ class Layout:
     def blocks(self, elements: int, *, floating: bool) -> list[Block]:
         """All floating runs, or all others, cut into blocks of at most `elements` elements."""
         return [block for run in self.runs if run.is_floating == floating for block in _cut(run, elements)]
+
+
+def _flat(array: NDArray[Any]) -> NDArray[Any]:
+    return array.reshape(-1) if array.flags.c_contiguous else np.ascontiguousarray(array).reshape(-1)
 
 
 def _placed(reference: Arrays, names: list[str], dtype: np.dtype[Any]) -> Iterator[Field]:

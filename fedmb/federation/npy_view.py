@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from functools import lru_cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -69,17 +69,25 @@ def _view(array: Array) -> NDArray[Any]:
     data = array.data
     if not data.startswith(_MAGIC):
         return array.numpy()  # another version of the form, which numpy writes for odd dtypes only
+    dtype, shape, order, begin = _header(data[: _begin(data)])
+    return np.ndarray(shape, dtype, data, begin, order=order) if 0 not in shape else np.empty(shape, dtype)
+
+
+def _begin(data: bytes) -> int:
+    """Where an array's values begin.
+
+    Raises:
+        ValueError: further behind than the header of any array that a model has.
+    """
     begin = _PREFIX + int.from_bytes(data[len(_MAGIC) : _PREFIX], "little")
     if begin > _LONGEST_HEADER:
         raise ValueError(f"its header has {begin} bytes, at most {_LONGEST_HEADER} are read")
-    dtype, shape, is_fortran = _header(data[_PREFIX:begin])
-    values = np.frombuffer(data, dtype, offset=begin) if len(data) > begin else np.empty(0, dtype)
-    return values.reshape(shape, order="F" if is_fortran else "C")
+    return begin
 
 
 @lru_cache(maxsize=4096)  # a model's arrays have few different headers, and every client sends the same
-def _header(text: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
-    told = ast.literal_eval(text.decode("latin1").strip())
+def _header(text: bytes) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"], int]:
+    told = ast.literal_eval(text[_PREFIX:].decode("latin1").strip())
     if not isinstance(told, dict) or told.keys() != _KEYS or not isinstance(told["descr"], str):
         raise ValueError("its header is not that of an array of numbers")
     dtype, shape = np.dtype(told["descr"]), told["shape"]
@@ -87,4 +95,4 @@ def _header(text: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
         raise ValueError(f"its dtype {told['descr']!r} is none of numbers")
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError(f"its shape is {shape!r}")
-    return dtype, shape, bool(told["fortran_order"])
+    return dtype, shape, "F" if told["fortran_order"] else "C", len(text)
