@@ -6,6 +6,7 @@ threads nor where a block ends changes a bit of a model. Memory is one model and
 
 from __future__ import annotations
 
+import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from fedmb.update import add_weighted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from types import ModuleType
 
     from numpy.typing import NDArray
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 THREADS = 2  # numpy lets the interpreter go inside a block; a third thread would wait for memory
 _SUMMED = 1 << 15  # elements: sum and product, 512 KiB in float64, stay in a core's cache
 _CELLS = 1 << 18  # values of all clients together where they must lie side by side
+_WORTH_COMPILING = 1 << 22  # values to be summed: some 10 ms of numpy; numba's import is a second, once a process
 _NARROWEST = 1 << 10  # elements: below, Python's share of a block outweighs numpy's
 
 
@@ -46,6 +49,7 @@ def weighted_sum(
     terms = [(kept, float(one)) for kept, one in zip(stack.rows(), coefficients, strict=True) if one]
     if beside is not None:
         terms.append((stack.beside(beside[0]), beside[1]))
+    kernels = compiled() if len(terms) * stack.layout.num_floating >= _WORTH_COMPILING else None
     model = stack.layout.empty()
     flat = {name: array.reshape(-1) for name, array in model.items()}
 
@@ -55,8 +59,14 @@ def weighted_sum(
             total, gathered = totals[: block.size], scratch[: block.size]
             total.fill(0.0)
             for kept, coefficient in terms:
-                gather(kept, block, gathered)
-                add_weighted(total, gathered, coefficient, gathered)
+                if kernels is not None and block.run.dtype in kernels.SUMMED:
+                    at = 0
+                    for part in kept.parts(block):
+                        kernels.add_weighted(total[at : at + part.size], part, coefficient)
+                        at += part.size
+                else:
+                    gather(kept, block, gathered)
+                    add_weighted(total, gathered, coefficient, gathered)
             total /= divisor
             _write(flat, block, total)
 
@@ -147,6 +157,15 @@ def changes(
             sum_ = coefficients @ matrix
             together += float(sum_ @ sum_)
     return squares, together
+
+
+def compiled() -> ModuleType | None:
+    """The compiled step, where numba is installed; the bits are the same without it."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    from fedmb.aggregation import sum_kernels
+
+    return sum_kernels
 
 
 def _width(clients: int) -> int:

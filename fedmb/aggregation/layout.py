@@ -143,7 +143,8 @@ class Layout:
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
-    return array.reshape(-1) if array.flags.c_contiguous else np.ascontiguousarray(array).reshape(-1)
+    in_order = array.flags.c_contiguous and array.flags.aligned
+    return array.reshape(-1) if in_order else np.require(array, requirements=["C", "A"]).reshape(-1)
 
 
 def _placed(reference: Arrays, names: list[str], dtype: np.dtype[Any]) -> Iterator[Field]:
