@@ -206,6 +206,8 @@ class RoundLoop:
         """The state after a round, once it was told and kept."""
         state = self._advanced(before, cohort, arrays)
         report = self._report(before.arrays, state, cohort, seconds)
+        if isinstance(self.strategy, Receiving):
+            self.strategy.stack.close()  # updates need no memory while clients learn anew
         if reason := self.convergence.observe(report):
             log.info("run converged round=%d reason=%s", state.version, reason)
         state = replace(

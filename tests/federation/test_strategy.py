@@ -165,22 +165,25 @@ def test_replies_shuffled_a_hundred_ways_give_one_model():
         assert shuffled == {checkpoint.to_bytes(in_order)}
 
 
+class Looking(MiniBatchFedAvg):
+    """Sees what it has when it is to make a model."""
+
+    def aggregate_train(self, server_round, replies):
+        self.left = [len(reply.content.array_records["arrays"]) for reply in replies]
+        self.taken, self.filed = self.stack.clients, self.stack.filed_bytes
+        return super().aggregate_train(server_round, replies)
+
+
 def test_updates_wait_in_the_strategy_and_nowhere_else():
-    strategy = MiniBatchFedAvg(memory_bytes=0)
-    seen = []
+    in_file, in_memory = Looking(memory_bytes=0), Looking()
+    filed, _ = run(grid_of(), in_file, count=1)
+    held, _ = run(grid_of(), in_memory, count=1)
 
-    class Looking(MiniBatchFedAvg):
-        def aggregate_train(self, server_round, replies):
-            seen.extend(len(reply.content.array_records["arrays"]) for reply in replies)
-            return super().aggregate_train(server_round, replies)
-
-    in_file, _ = run(grid_of(), strategy, count=1)
-    looked, _ = run(grid_of(), Looking(), count=1)
-
-    assert strategy.stack.clients == tuple(f"client-{k}" for k in range(CLIENTS) if k != 3)
-    assert strategy.stack.filed_bytes > 0
-    assert seen == [0] * (CLIENTS - 1)
-    assert checkpoint.to_bytes(in_file) == checkpoint.to_bytes(looked)
+    assert in_file.taken == in_memory.taken == tuple(f"client-{k}" for k in range(CLIENTS) if k != 3)
+    assert in_file.filed > in_memory.filed == 0
+    assert in_file.left == in_memory.left == [0] * (CLIENTS - 1)
+    assert len(in_file.stack) == len(in_memory.stack) == 0  # nothing is kept while clients learn
+    assert checkpoint.to_bytes(filed) == checkpoint.to_bytes(held)
 
 
 def test_what_was_refused_for_what_it_held_counts_among_the_bad_clients():
