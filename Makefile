@@ -11,7 +11,7 @@ SERVED ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test kafka soak bench-step bench-loader bench-kafka bench-replay bench-round bench-wire cartpole lint types format reference wheel clean
+.PHONY: help install demo test kafka soak bench-step bench-loader bench-kafka bench-replay bench-aggregate bench-byzantine bench-round bench-wire cartpole lint types format reference wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,14 @@ bench-round: install ## a deployed round on loopback: Flower's own FedAvg app an
 
 bench-wire: install ## a model into bytes and back: ours, Flower's, pickle and safetensors
 	@$(BIN)/python benchmarks/wire.py $(ARGS)
+
+bench-aggregate: install ## one model of many: ours, Flower's FedAvg and a plain sum; time, then memory
+	@$(BIN)/python benchmarks/aggregate.py $(ARGS)
+	@$(BIN)/python benchmarks/aggregate.py --sizes 1 --clients 1000 $(ARGS)
+	@$(BIN)/python benchmarks/aggregate.py --memory --clients 10 40 $(ARGS)
+
+bench-byzantine: install ## accuracy with two bad clients of ten, by attack and rule, Flower's own beside ours (half an hour)
+	@$(BIN)/python benchmarks/byzantine.py $(ARGS)
 
 cartpole: install ## federated Q-learning on CartPole until solved: as processes, then by sampler over five seeds
 	@$(BIN)/python examples/cartpole/processes.py $(ARGS)

@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedmb.aggregation.average import RunningAverage
     from fedmb.batch.minibatch import Column, MiniBatch
     from fedmb.batch.source import BatchSource
     from fedmb.batch.table import TableSource
@@ -45,7 +44,6 @@ _HOMES = {
     "Ring": "fedmb.replay.ring",
     "RoundLoop": "fedmb.federation.rounds",
     "Rounds": "fedmb.federation.rounds",
-    "RunningAverage": "fedmb.aggregation.average",
     "TableSource": "fedmb.batch.table",
     "Task": "fedmb.training.task",
     "TrainStep": "fedmb.training.step",
@@ -69,7 +67,6 @@ __all__ = [
     "Ring",
     "RoundLoop",
     "Rounds",
-    "RunningAverage",
     "TableSource",
     "Task",
     "TrainStep",

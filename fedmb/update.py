@@ -94,11 +94,11 @@ def added(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
     return {name: left.get(name, 0) + right.get(name, 0) for name in {**left, **right}}
 
 
-def check_arrays(arrays: Arrays, reference: Arrays) -> None:
-    """Demand the names and shapes of `reference`.
+def check_arrays(arrays: Arrays, reference: Arrays, *, dtypes: bool = False) -> None:
+    """Demand the names and shapes of `reference`, and its `dtypes` where that is asked for.
 
     Raises:
-        ShapeError: a name is missing or unknown, or a shape differs; broadcasting is never allowed.
+        ShapeError: a name is missing or unknown, or a shape or dtype differs; broadcasting is never allowed.
     """
     missing, unknown = sorted(reference.keys() - arrays.keys()), sorted(arrays.keys() - reference.keys())
     if missing or unknown:
@@ -110,6 +110,11 @@ def check_arrays(arrays: Arrays, reference: Arrays) -> None:
         if array.shape != reference[name].shape:
             raise ShapeError(
                 f"array {name!r} must have shape {reference[name].shape}, got {array.shape}; "
+                "client and server must run the same task"
+            )
+        if dtypes and array.dtype != reference[name].dtype:
+            raise ShapeError(
+                f"array {name!r} must have dtype {reference[name].dtype}, got {array.dtype}; "
                 "client and server must run the same task"
             )
 
@@ -130,7 +135,27 @@ def merged(left: Arrays, left_weight: float, right: Arrays, right_weight: float)
         if total == 0 or not is_real(array.dtype):
             result[name] = array if left_weight >= right_weight else other
         else:
-            one, two = widened(array).astype(np.float64), widened(other).astype(np.float64)
-            mean = (one * left_weight + two * right_weight) / total
+            weighted_sum = np.zeros(array.shape)
+            add_weighted(weighted_sum, widened(array), left_weight)
+            add_weighted(weighted_sum, widened(other), right_weight)
+            mean = weighted_sum / total
             result[name] = rounded(mean) if array.dtype == BFLOAT16 else mean.astype(array.dtype)
     return result
+
+
+def add_weighted(
+    total: NDArray[np.float64], values: NDArray[Any], weight: float, scratch: NDArray[np.float64] | None = None
+) -> None:
+    """Add `weight * values` to `total`, element by element in float64; every mean of models is made of this.
+
+    Args:
+        total: what is added to, in place.
+        values: of any floating dtype and of the shape of `total`.
+        weight: what they count.
+        scratch: room for one product, of the shape of `total`; made anew when left out. May be `values` itself.
+    """
+    product = np.empty_like(total) if scratch is None else scratch
+    if product is not values:
+        np.copyto(product, values)  # converting and multiplying in two steps is faster than numpy's buffered one
+    product *= weight
+    total += product

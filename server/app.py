@@ -12,7 +12,7 @@ from fedmb.federation.deployed_server import ServerSettings, named_failures
 from fedmb.federation.drain import told_to_drain
 from fedmb.federation.rounds import Watch
 from fedmb.federation.server import Server, scorer
-from fedmb.federation.strategy import MiniBatchFedAvg
+from fedmb.federation.strategy import strategy_from
 from fedmb.settings import load
 from fedmb.telemetry.console import LogLines
 from fedmb.telemetry.log_lines import show_log_lines
@@ -39,7 +39,9 @@ def main(grid: Grid, context: Context) -> None:
         run = open_parts.enter_context(closing(RunDirectory.existing(file.parent)))
         open_parts.enter_context(computing(threads=settings.threads, repeatable=True))
         task = load_task(settings.task)
-        strategy = MiniBatchFedAvg(fraction_train=settings.rounds.fraction_train, seed=settings.seed)
+        strategy = strategy_from(
+            settings.aggregation, fraction_train=settings.rounds.fraction_train, seed=settings.seed, directory=run.state
+        )
         server = Server(
             task,
             settings.rounds,

@@ -32,7 +32,7 @@ from fedmb.simulation.population import Simulation
 GUIDES = Path(__file__).resolve().parents[1] / "docs" / "guide"
 PAGES = (
     *("forever.md", "training.md", "gradient.md", "norm-layers.md", "streams.md", "online.md"),
-    *("watching.md", "reproducing.md", "replay.md", "replay-memories.md", "security.md", "wire.md"),
+    *("watching.md", "reproducing.md", "replay.md", "replay-memories.md", "security.md", "wire.md", "robust.md"),
 )
 STREAMS = (GUIDES / "streams.md").read_text()
 BROKER = "127.0.0.1:9092"  # of the page

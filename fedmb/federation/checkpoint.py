@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 
     from fedmb.update import Arrays
 
+
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 _NAME = re.compile(r"round-(\d{6,})-([0-9a-f]{16})\.safetensors")
 _LEAST = 2  # generations: one may be torn by the disk, the other was whole a round earlier
 _HOUR = 3600.0
+_STRATEGY = "fedmb.strategy/"  # in front of the names of arrays that are not the model's
 
 
 class Checkpoints(Section):
@@ -67,6 +69,8 @@ class ServerState:
     """Clients that had nothing new, and how long they are left out."""
     learnt: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Rows that trained this version, by client and origin, since the first round."""
+    strategy: Arrays = field(default_factory=dict)
+    """What the strategy remembers from round to round, such as a momentum."""
     seed: int = 0
     """Seed of the run; every random draw is keyed by it, so there is no other generator state."""
 
@@ -82,8 +86,11 @@ def to_bytes(state: ServerState) -> bytes:
         "convergence": state.convergence,
         "silence": state.silence,
         "learnt": state.learnt,
+        # safetensors sorts; strategies that keep lists count on one order of the model's arrays, before and after.
+        "names": list(state.arrays),
     }
-    return tensor_bytes.to_bytes(state.arrays, {"fedmb": json.dumps(about, sort_keys=True)})
+    remembered = {_STRATEGY + name: array for name, array in state.strategy.items()}
+    return tensor_bytes.to_bytes({**state.arrays, **remembered}, {"fedmb": json.dumps(about, sort_keys=True)})
 
 
 def from_bytes(data: bytes) -> ServerState:
@@ -110,11 +117,12 @@ def _state(header: bytes, arrays: Arrays) -> ServerState:
         )
     return ServerState(
         version=about["version"],
-        arrays=arrays,
+        arrays={name: arrays[name] for name in about.get("names", arrays) if name in arrays},
+        strategy={name.removeprefix(_STRATEGY): array for name, array in arrays.items() if name.startswith(_STRATEGY)},
         ledger=Ledger.from_json(about["ledger"]),
         positions=about["positions"],
         convergence=about["convergence"],
-        silence=about.get("silence", {}),  # files of the first fedmb 0.1.0 lack this and the next
+        silence=about.get("silence", {}),  # files of the first fedmb 0.1.0 lack this, the next and the names
         learnt=about.get("learnt", {}),
         seed=about["seed"],
     )

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedmb.arrays.flat import FlatArrays
-from fedmb.errors import FedmbError, NotEnoughData, StaleUpdate
+from fedmb.errors import FedmbError, NotEnoughData, ShapeError, StaleUpdate
 from fedmb.federation.exchange import Exchange
 from fedmb.federation.model_record import flat_to_record
+from fedmb.federation.strategy import Receiving
 from fedmb.federation.wire import (
     ARRAYS,
     CONFIG,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from flwr.app import ArrayRecord
     from flwr.serverapp import Grid
+    from flwr.serverapp.strategy import Strategy
 
     from fedmb.aggregation.compress import Wire
     from fedmb.federation.checkpoint import ServerState
@@ -51,7 +53,10 @@ _CONNECTED_SECONDS = 0.1  # between two looks at who is connected
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An accepted update with the message that brought it; Flower's strategies aggregate messages."""
+    """An accepted update with the message that brought it; Flower's strategies aggregate messages.
+
+    Where the strategy is `Receiving`, it has the arrays, and neither of the two.
+    """
 
     update: Update
     message: Message
@@ -92,6 +97,12 @@ class Cohort:
         """Accepted replies by client name: summing in this order gives the same bits whatever arrived first."""
         return [self.accepted[name] for name in sorted(self.accepted)]
 
+    def give_back(self, before: Ledger, reason: str) -> None:
+        """Let nothing count of what was accepted: no model was made of it, so its rows are still to be learnt."""
+        self.rejected |= dict.fromkeys(sorted(self.accepted), reason)
+        self.accepted.clear()
+        self.ledger = before
+
 
 class Collector:
     """Asks nodes and admits their replies; remembers which client stands behind which node.
@@ -100,11 +111,13 @@ class Collector:
         grid: Flower's grid.
         closing: what closes a round early.
         deadline_seconds: how long replies are waited for.
+        strategy: takes updates as they are accepted, if it can.
         wire: how replies travel.
     """
 
-    def __init__(self, grid: Grid, closing: Closing, deadline_seconds: float, wire: Wire) -> None:
+    def __init__(self, grid: Grid, closing: Closing, deadline_seconds: float, strategy: Strategy, wire: Wire) -> None:
         self.grid = grid
+        self._receiver = strategy if isinstance(strategy, Receiving) else None
         self.closing = closing
         self.wire = wire
         self._wait_seconds = closing.wait_seconds(deadline_seconds)
@@ -170,12 +183,18 @@ class Collector:
         except FedmbError as error:
             log.warning("update rejected round=%d client=%s reason=%s", state.version + 1, name, error)
             cohort.rejected[name] = str(error)
+            # Only what a reply held counts as malice: a client that failed or came late is no bad one fewer.
+            if self._receiver is not None and isinstance(error, ShapeError):
+                self._receiver.refuse(name)
             return
         self._client_of_node[node] = name
         if terms.skips_silent and not (update.weight or update.rows or update.spans):
             cohort.silent.add(name)
             return
         cohort.ledger = ledger
+        if self._receiver is not None and update.weight > 0:
+            message = self._receiver.receive(message, update)
+            update = replace(update, arrays={})
         cohort.accepted[name] = Reply(update, message)
 
     def _addressed(

@@ -6,11 +6,12 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedmb import errors
 from fedmb.access.door_limits import DoorLimits
 from fedmb.aggregation.compress import Wire
+from fedmb.aggregation.rule_choice import Aggregation
 from fedmb.errors import DISK_ERRORS, FedmbError
 from fedmb.federation.checkpoint import Checkpoints
 from fedmb.federation.rounds import Rounds
@@ -33,11 +34,17 @@ class ServerSettings(Section):
     """Threads of torch."""
     rounds: Rounds = Rounds(count=30)
     wire: Wire = Wire()
+    aggregation: Aggregation = Aggregation()
     checkpoints: Checkpoints = Checkpoints()
     training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     """How every client trains."""
     door: DoorLimits = DoorLimits()
     """What nodes may send, where there is TLS."""
+
+    @model_validator(mode="after")
+    def _enough_clients(self) -> ServerSettings:
+        self.aggregation.check_against(self.rounds.min_clients, self.rounds.fraction_train, key="rounds.min_clients")
+        return self
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedmb.aggregation.blockwise import changes
 from fedmb.arrays.bfloat16 import is_real, widened
 from fedmb.errors import ShapeError
 from fedmb.sizing.noise_scale import heterogeneity, noise_of
@@ -18,6 +19,7 @@ from fedmb.update import added
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fedmb.aggregation.stack import Stack
     from fedmb.update import Arrays, Update
 
 _TWO = 2  # groups, below which nothing can be said about variance
@@ -32,8 +34,10 @@ def summed(updates: Sequence[Update]) -> tuple[dict[str, int], dict[str, float]]
     return rows, sums
 
 
-def monitored(updates: Sequence[Update], before: Arrays, after: Arrays) -> dict[str, float]:
+def monitored(updates: Sequence[Update], before: Arrays, after: Arrays, stack: Stack) -> dict[str, float]:
     """What to watch beside the loss; a figure that nobody measured is left out.
+
+    `stack` holds the models that the updates brought, which need not carry them any more.
 
     - `gradient_norm`: mean over the clients' steps, with a guard;
     - `update_ratio`: |change of the global model| / |global model|;
@@ -60,7 +64,7 @@ def monitored(updates: Sequence[Update], before: Arrays, after: Arrays) -> dict[
     figures |= {name: value for name, value in sums.items() if name.startswith(LABELS)}
     said = {name.removeprefix(DELAYED): value for name, value in sums.items() if name.startswith(DELAYED)}
     figures |= {DELAYED + name: mean for name, mean in prequential_means(said).items()}
-    return figures | prequential_means(sums) | across_clients(updates, before)
+    return figures | prequential_means(sums) | across_clients(updates, before, stack)
 
 
 def alarms_of(updates: Sequence[Update]) -> dict[str, int]:
@@ -69,39 +73,36 @@ def alarms_of(updates: Sequence[Update]) -> dict[str, int]:
     return {client: count for client, count in found.items() if count}
 
 
-def across_clients(updates: Sequence[Update], before: Arrays) -> dict[str, float]:
+def across_clients(updates: Sequence[Update], before: Arrays, stack: Stack) -> dict[str, float]:
     """Gradient noise scale, in rows, and dissimilarity of the clients (1 where they agree), told apart.
 
     A client's mean gradient over its round is taken as its change over the sum of its learning rates, which holds for
     plain SGD and small steps. Batch size cures noise, not heterogeneity: a large dissimilarity asks for another
     algorithm or fewer local steps. Needs two clients that measure their own noise (`training.noise_every`).
     """
-    known = [one for one in updates if one.weight > 0 and one.sums.get("rate") and "trace_units" in one.sums]
+    known = {
+        ", ".join(one.clients): one
+        for one in updates
+        if one.weight > 0 and one.sums.get("rate") and "trace_units" in one.sums and ", ".join(one.clients) in stack
+    }
     if len(known) < _TWO:
         return {}
-    sizes = np.array([one.weight for one in known])
-    gradients = [_gradient(one, before) for one in known]
-    mean = np.average(np.stack(gradients), axis=0, weights=sizes)
-    traces = [one.mean("trace_units") for one in known]
+    places = [number for number, client in enumerate(stack.clients) if client in known]
+    clients = [known[stack.clients[place]] for place in places]
+    sizes = np.array([one.weight for one in clients])
+    rates = np.array([one.sums["rate"] for one in clients])
+    shares = np.zeros(len(stack))
+    shares[places] = sizes / sizes.sum() / rates
+    squares, square_of_mean = changes(stack, before, shares)
+    traces = [one.mean("trace_units") for one in clients]
     try:
-        found = heterogeneity(sizes, [float(g @ g) for g in gradients], float(mean @ mean), traces)
+        found = heterogeneity(sizes, (squares[places] / rates**2).tolist(), square_of_mean, traces)
     except (ShapeError, ValueError):
         return {}
     noise = noise_of(found.trace, found.gradient_square)
     if noise is None or not math.isfinite(noise):
         return {}
     return {"noise": noise, "dissimilarity": 1 + found.tau_square / found.gradient_square}
-
-
-def _gradient(update: Update, before: Arrays) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The client's change over the sum of its learning rates, all floating arrays as one vector."""
-    parts = [
-        (widened(before[name]).astype(np.float64) - widened(array)).ravel()
-        for name, array in sorted(update.arrays.items())
-        if is_real(array.dtype)
-    ]
-    vector: np.ndarray[tuple[int], np.dtype[np.float64]] = np.concatenate(parts) / update.sums["rate"]
-    return vector
 
 
 def _ratio(before: Arrays, after: Arrays) -> float:

@@ -4,7 +4,8 @@ while state.version < rounds.last:
     wait until enough nodes are connected
     messages = strategy.configure_train(...)       # any Flower strategy
     cohort   = replies that fit the model and start at its ledger; the others are named and dropped
-    arrays   = strategy.aggregate_train(...)       # of what may be averaged; whole numbers of the heaviest client
+    arrays   = strategy.aggregate_train(...)       # ours has taken each model as it came; Flower's are handed what may
+                                                   # be averaged, and whole numbers come from the heaviest client
     state    = arrays + ledger advanced by the spans + positions of the clients
     on_round(state, report)                        # checkpoint and telemetry
 
@@ -23,22 +24,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from fedmb.aggregation.compress import Wire
+from fedmb.aggregation.stack import Stack
 from fedmb.arrays.flat import FlatArrays
 from fedmb.errors import NotEnoughData
 from fedmb.federation.closing import Closing
 from fedmb.federation.cohort import Cohort, Collector, reasons_in
-from fedmb.federation.model_record import aggregated, averaged_record
+from fedmb.federation.model_record import aggregated, arrays_from_record, arrays_to_record, averaged_record
 from fedmb.federation.round_figures import alarms_of, monitored, summed
 from fedmb.federation.silence import NewsWait, Silence
+from fedmb.federation.strategy import Receiving
+from fedmb.federation.strategy_memory import memory_of, remember
 from fedmb.federation.wire import averageable, train_config
 from fedmb.section import Section
 from fedmb.telemetry.convergence import Convergence, Stopping
 from fedmb.telemetry.events import RoundReport
 from fedmb.training.round_terms import RoundTerms
-from fedmb.update import Arrays, added
+from fedmb.update import Arrays, Update, added
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Strategy
@@ -137,7 +141,7 @@ class RoundLoop:
         self.silence = Silence(rounds.longest_pause)
         self.stop = stop or Event()
         self.training = training
-        self._collector = Collector(grid, rounds.closing, rounds.deadline_seconds, wire or Wire())
+        self._collector = Collector(grid, rounds.closing, rounds.deadline_seconds, strategy, wire or Wire())
 
     def run(self, state: ServerState) -> ServerState:
         """Rounds from `state.version + 1` to the last; answers the final state.
@@ -150,6 +154,7 @@ class RoundLoop:
         self.convergence.check((lambda: score(state)) if score else None)
         self.convergence.load_state_dict(state.convergence)
         self.silence.load_state_dict(state.silence)
+        remember(self.strategy, state.strategy)
         while state.version < self.rounds.last and not self.stop.is_set() and not self.convergence.reason:
             started = time.monotonic()
             self._collector.wait_for_nodes(self.rounds.min_clients, self.rounds.connect_seconds, self.stop)
@@ -161,6 +166,7 @@ class RoundLoop:
                 news.wait(self.stop, cohort.skipped)
                 continue
             news.end()
+            arrays = self._combined(state, cohort)
             fruitless = 0 if cohort.accepted else fruitless + 1
             if fruitless == _FRUITLESS_ROUNDS:
                 raise NotEnoughData(
@@ -168,7 +174,7 @@ class RoundLoop:
                     f"{reasons_in(cohort.rejected)}"
                 )
             if cohort.accepted or not self.rounds.is_endless:
-                state = self._closed(state, cohort, time.monotonic() - started)
+                state = self._closed(state, cohort, arrays, time.monotonic() - started)
         return state
 
     def _ask(self, state: ServerState, *, everyone: bool) -> Cohort:
@@ -180,7 +186,9 @@ class RoundLoop:
             terms = replace(terms, skips_silent=True, silence_seconds=silence, resting=resting)
         messages = self.strategy.configure_train(
             number,
-            averaged_record(FlatArrays.packed(state.arrays)),
+            arrays_to_record(state.arrays)
+            if isinstance(self.strategy, Receiving)
+            else averaged_record(FlatArrays.packed(state.arrays)),
             train_config(state.version, state.positions, seed=state.seed, training=self.training, ledger=state.ledger),
             self.grid,
         )
@@ -188,27 +196,45 @@ class RoundLoop:
         self.silence.observe(number, silent=cohort.silent - {*cohort.resting}, heard=cohort.accepted)
         return cohort
 
-    def _closed(self, before: ServerState, cohort: Cohort, seconds: float) -> ServerState:
+    def _combined(self, state: ServerState, cohort: Cohort) -> Arrays:
+        """The strategy's model of what was accepted; the previous one where it makes none, and then nothing counts."""
+        learnt = [reply for reply in cohort.in_order() if reply.update.weight > 0]
+        if not learnt:
+            return state.arrays
+        before, takes_models = FlatArrays.packed(state.arrays), isinstance(self.strategy, Receiving)
+        messages = [one.message if takes_models else averageable(one.message, one.update) for one in learnt]
+        record, _ = self.strategy.aggregate_train(state.version + 1, messages)
+        if record is not None and takes_models:
+            after = FlatArrays.packed(arrays_from_record(record, before))
+            before.layout.check(after.layout)
+            return after
+        if record is not None:
+            # A counter is a fact of one client and none of Flower's strategies' business: the heaviest client's is kept.
+            heaviest = max(learnt, key=lambda reply: reply.update.weight)
+            return aggregated(before, record, FlatArrays.packed(heaviest.update.arrays))
+        said = self.strategy.shortfall if isinstance(self.strategy, Receiving) else ""
+        name = type(self.strategy).__name__
+        cohort.give_back(state.ledger, said or f"{name} made no model of {len(learnt)} updates; see its log")
+        return state.arrays
+
+    def _closed(self, before: ServerState, cohort: Cohort, arrays: Arrays, seconds: float) -> ServerState:
         """The state after a round, once it was told and kept."""
-        state = self._advanced(before, cohort)
+        state = self._advanced(before, cohort, arrays)
         report = self._report(before.arrays, state, cohort, seconds)
+        if isinstance(self.strategy, Receiving):
+            self.strategy.stack.close()  # updates need no memory while clients learn anew
         if reason := self.convergence.observe(report):
             log.info("run converged round=%d reason=%s", state.version, reason)
-        state = replace(state, convergence=self.convergence.state_dict(), silence=self.silence.state_dict())
+        state = replace(
+            state,
+            convergence=self.convergence.state_dict(),
+            silence=self.silence.state_dict(),
+            strategy=memory_of(self.strategy),
+        )
         self.on_round(state, report)
         return state
 
-    def _advanced(self, state: ServerState, cohort: Cohort) -> ServerState:
-        replies = cohort.in_order()
-        arrays = state.arrays
-        learnt = [reply for reply in replies if reply.update.weight > 0]
-        if learnt:
-            messages = [averageable(reply.message, reply.update) for reply in learnt]
-            record, _ = self.strategy.aggregate_train(state.version + 1, messages)
-            if record is not None:
-                # A counter is a fact of one client and no strategy's business: the heaviest client's is kept.
-                heaviest = max(learnt, key=lambda reply: reply.update.weight)
-                arrays = aggregated(FlatArrays.packed(state.arrays), record, FlatArrays.packed(heaviest.update.arrays))
+    def _advanced(self, state: ServerState, cohort: Cohort, arrays: Arrays) -> ServerState:
         positions, rows = dict(state.positions), dict(state.learnt)
         for client, reply in sorted(cohort.accepted.items()):
             positions |= reply.update.positions
@@ -240,6 +266,16 @@ class RoundLoop:
             bytes_down=cohort.bytes_down,
             bytes_up=cohort.bytes_up,
             set_aside=self.watch.set_aside() if self.watch.set_aside else 0,
-            monitor=monitored(updates, before, state.arrays),
+            monitor=monitored(updates, before, state.arrays, self._stack(updates)),
             alarms=alarms_of(updates),
         )
+
+    def _stack(self, updates: Sequence[Update]) -> Stack:
+        """The accepted models: what the strategy received, or what the updates hold."""
+        if isinstance(self.strategy, Receiving):
+            return self.strategy.stack
+        stack = Stack(memory_bytes=math.inf)
+        for update in updates:
+            if update.weight > 0:
+                stack.put(", ".join(update.clients), update.arrays, update.weight)
+        return stack

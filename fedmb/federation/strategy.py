@@ -1,54 +1,99 @@
-"""FedAvg over mini-batch updates, as a Flower strategy."""
+"""FedAvg over mini-batch updates, and its robust kin, as a Flower strategy."""
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
-from fedmb.aggregation.average import RunningAverage
-from fedmb.errors import SettingsError
+from fedmb.aggregation.rule import Mean
+from fedmb.aggregation.stack import MEMORY_BYTES, Stack
+from fedmb.errors import NotEnoughData, SettingsError, StaleUpdate
 from fedmb.federation.model_record import arrays_from_record, arrays_to_record
 from fedmb.federation.wire import ARRAYS, CONFIG, METRICS, node_of, sender, weight_of
 from fedmb.seeding import generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from flwr.serverapp import Grid
+    from numpy.typing import NDArray
+
+    from fedmb.aggregation.rule import Rule
+    from fedmb.aggregation.rule_choice import Aggregation
+    from fedmb.update import Update
 
 log = logging.getLogger(__name__)
 
 
-class MiniBatchFedAvg(Strategy):
-    """Weighted mean of the clients' models, each weighted by the units it learnt.
+@runtime_checkable
+class Receiving(Protocol):
+    """A strategy that takes updates as they arrive, so that a round need not hold all of them in memory."""
 
-    Runs under `fedmb.federation.rounds` and, like any Flower strategy, under its own `start`. Replies are added in the
-    order of client names, so the order in which they arrive never changes a bit. Memory is one model, not one a client.
+    stack: Stack
+    """What was taken since the last `configure_train`."""
+    shortfall: str
+    """Why the last `aggregate_train` made no model; empty when it made one."""
+
+    def receive(self, message: Message, update: Update) -> Message:
+        """Take what an accepted reply learnt; answers the reply without it, for `aggregate_train`."""
+        ...
+
+    def refuse(self, client: str) -> None:
+        """Hear of a reply that was refused for what it held."""
+        ...
+
+
+class MiniBatchFedAvg(Strategy):
+    """One model of the clients' models by a rule: their mean, each weighted by the units it learnt, if none is named.
+
+    Runs under `fedmb.federation.rounds` and, like any Flower strategy, under its own `start`. Replies count in the
+    order of client names, so the order in which they arrive never changes a bit. Under fedmb's rounds memory does not
+    grow with the number of clients; under Flower's `start` all replies are in memory before they come here.
 
     Args:
+        rule: how many models become one.
         fraction_train: share of the connected nodes that train in a round, in (0, 1].
         seed: seed of the run; keys the selection of nodes.
+        memory_bytes: updates that may wait in memory; those beyond wait in a file.
+        directory: where that file lies; the system's place for temporary files when left out.
 
-    Source: McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
+    Source: McMahan et al. 2017, arXiv:1602.05629, algorithm 1; sources of the rules stand beside them.
     """
 
-    def __init__(self, *, fraction_train: float = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        rule: Rule | None = None,
+        *,
+        fraction_train: float = 1.0,
+        seed: int = 0,
+        memory_bytes: float = MEMORY_BYTES,
+        directory: Path | None = None,
+    ) -> None:
         if not 0 < fraction_train <= 1:
             raise SettingsError(
                 f"fraction_train must be over 0 and at most 1, got {fraction_train}; 1 selects every node",
                 key="rounds.fraction_train",
             )
+        self.rule = rule or Mean()
         self.fraction_train = fraction_train
         self.seed = seed
+        self.stack = Stack(memory_bytes=memory_bytes, directory=directory)
+        self.shortfall = ""
+        self._refused: set[str] = set()
+        self._before = ArrayRecord()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One message for each selected node; the selection depends on seed, round and the set of node ids."""
+        self.stack.close()
+        self._refused.clear()
+        self._before = arrays
         node_ids = sorted(grid.get_node_ids())
         wanted = math.ceil(len(node_ids) * self.fraction_train)
         picks = generator(self.seed, server_round, "selection").choice(len(node_ids), wanted, replace=False)
@@ -59,22 +104,50 @@ class MiniBatchFedAvg(Strategy):
             for pick in sorted(picks)
         ]
 
+    def receive(self, message: Message, update: Update) -> Message:
+        """Put an accepted update's arrays on the stack; answers the message without them.
+
+        Raises:
+            StaleUpdate: the client is in already.
+            OSError: updates no longer fit into memory, and the disk is full or fails.
+        """
+        self.stack.put(sender(message), update.arrays, update.weight)
+        message.content = RecordDict({**message.content, ARRAYS: ArrayRecord()})
+        return message
+
+    def refuse(self, client: str) -> None:
+        """Count a client whose reply was refused for what it held among the bad ones that the rule withstands."""
+        self._refused.add(client)
+
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Mean of the replied models and sums of the replied metrics; (None, None) when nobody learnt anything."""
-        average = RunningAverage()
-        sums: dict[str, float] = {}
+        """One model of the replied ones and sums of the replied metrics; (None, None) when the rule cannot make one."""
         usable = [reply for reply in replies if reply.has_content()]
+        sums: dict[str, float] = {}
         for reply in sorted(usable, key=lambda one: (sender(one), node_of(one))):
-            average.add(arrays_from_record(reply.content.array_records[ARRAYS]), weight_of(reply))
+            if record := reply.content.array_records[ARRAYS]:
+                client = sender(reply) or f"node {node_of(reply):020d}"
+                try:
+                    self.stack.put(client, arrays_from_record(record), weight_of(reply))
+                except StaleUpdate as error:
+                    log.warning("update rejected round=%d client=%s reason=%s", server_round, client, error)
+                    continue
             for name, value in reply.content.metric_records[METRICS].items():
                 if isinstance(value, int | float):
                     sums[name] = sums.get(name, 0.0) + value
-        if average.weight == 0:
-            log.info("nothing aggregated round=%d replies=%d", server_round, average.count)
+        self.shortfall = ""
+        try:
+            model = self.rule.combine(self.stack, self._model_before(), refused=len(self._refused))
+        except NotEnoughData as error:
+            self.shortfall = str(error)
+            log.warning("previous model kept round=%d updates=%d reason=%s", server_round, len(self.stack), error)
             return None, None
-        return arrays_to_record(average.result()), MetricRecord({**sums})
+        return arrays_to_record(model), MetricRecord({**sums})
+
+    def _model_before(self) -> dict[str, NDArray[Any]]:
+        """The model that was sent, in the dtypes of what came back: a record shows bfloat16 as whole numbers."""
+        return arrays_from_record(self._before, self.stack.layout.reference) if len(self.stack) else {}
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -88,4 +161,15 @@ class MiniBatchFedAvg(Strategy):
 
     def summary(self) -> None:
         """Log the strategy's settings in one line."""
-        log.info("strategy=MiniBatchFedAvg fraction_train=%g seed=%d", self.fraction_train, self.seed)
+        log.info("strategy=%s fraction_train=%g seed=%d", self.rule, self.fraction_train, self.seed)
+
+
+def strategy_from(aggregation: Aggregation, *, fraction_train: float, seed: int, directory: Path) -> MiniBatchFedAvg:
+    """The strategy that settings name, whose overflowing updates lie in `directory`."""
+    return MiniBatchFedAvg(
+        aggregation.chosen_rule(),
+        fraction_train=fraction_train,
+        seed=seed,
+        memory_bytes=aggregation.memory_bytes,
+        directory=directory,
+    )

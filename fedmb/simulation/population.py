@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fedmb.aggregation.compress import Wire
+from fedmb.aggregation.rule_choice import Aggregation
 from fedmb.batch.dataset import column_of, load_dataset
 from fedmb.batch.drift import DriftingRows, Phase
 from fedmb.batch.rows import Rows
@@ -28,6 +29,7 @@ from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.producer import Feeder
 from fedmb.section import Section
 from fedmb.seeding import generator
+from fedmb.simulation.client_kinds import Private, Streamed
 from fedmb.sizing.learning_rate_section import LearningRate
 from fedmb.training.device import training_device
 from fedmb.training.local_update import LocalUpdate
@@ -45,43 +47,6 @@ if TYPE_CHECKING:
 TOPIC = "rows"
 
 
-class Private(Section):
-    """Clients whose rows lie in a private table."""
-
-    clients: int = Field(default=2, ge=0)
-    """How many there are."""
-    share: float = Field(default=0.1, gt=0, lt=1)
-    """Part of the training rows that lie in private tables; the others feed the streams."""
-    tables: int = Field(default=1, ge=1)
-    """Tables, each with labels of its own, that a client mixes in every batch; see rows.temperature."""
-    dataset: str | None = None
-    """Rows to deal out among them, each fetched when it is drawn, in place of the task's and of `share`: like
-    dataset:module:Class?name=value. The task's rows then all feed the streams."""
-    alpha: float = Field(default=0.5, gt=0)
-    """Dirichlet concentration of the label skew between tables; small is skewed, inf is even."""
-
-
-class Streamed(Section):
-    """Clients that learn from a stream whose label mix changes half-way."""
-
-    clients: int = Field(default=2, ge=0)
-    """How many there are."""
-    rows_per_second: float = Field(default=1600.0, gt=0)
-    """Pace of each stream's feeder; inf is as fast as it goes."""
-    rows_per_record: int = Field(default=8, ge=1)
-    """Rows that the feeder packs into one record."""
-    labels_before: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1)
-    """Labels in the stream until the drift."""
-    labels_after: tuple[int, ...] = Field(default=(5, 6, 7, 8, 9), min_length=1)
-    """Labels in the stream after it."""
-    drift_at: float = Field(default=0.5, ge=0, le=1)
-    """When the label mix changes, as a part of the rows that the run will use; of 30 rounds where no round is last."""
-    drift_record: int | None = Field(default=None, ge=1)
-    """Record with which the label mix changes, in place of drift_at."""
-    lead_rows: int = Field(default=8192, ge=1)
-    """Rows that a feeder runs ahead of its client at most, so that a slow machine does not fill its disk."""
-
-
 class Simulation(Section):
     """Everything that `fedmb simulate` can be told."""
 
@@ -95,6 +60,7 @@ class Simulation(Section):
     """Where all clients train: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
     rounds: Rounds = Rounds(count=30)
     wire: Wire = Wire()
+    aggregation: Aggregation = Aggregation()
     checkpoints: Checkpoints = Checkpoints()
     training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     private: Private = Private()
@@ -105,13 +71,15 @@ class Simulation(Section):
 
     @model_validator(mode="after")
     def _some_client(self) -> Simulation:
-        if self.private.clients + self.streamed.clients == 0:
+        clients = self.private.clients + self.streamed.clients
+        if clients == 0:
             raise ValueError("a simulation needs a client, got private.clients = 0 and streamed.clients = 0; set one")
         if self.private.dataset is not None and (self.private.clients == 0 or self.private.tables > 1):
             raise ValueError(
                 f"a dataset is dealt out in one part a client, got private.clients = {self.private.clients} and "
                 f"private.tables = {self.private.tables}; set clients to 1 or more and tables to 1"
             )
+        self.aggregation.check_against(clients, self.rounds.fraction_train, key="private.clients + streamed.clients")
         self.rows.check_mixed(self.private.tables if self.private.clients else 0)
         if self.private.dataset is not None:
             self.rows.check_against("dataset")

@@ -11,7 +11,7 @@ from fedmb.federation.client import client_app
 from fedmb.federation.residual import Residual
 from fedmb.federation.rounds import Watch
 from fedmb.federation.server import Server, scorer
-from fedmb.federation.strategy import MiniBatchFedAvg
+from fedmb.federation.strategy import strategy_from
 from fedmb.simulation.grid import InProcessGrid
 from fedmb.simulation.population import Population, Simulation
 from fedmb.training.device import computing
@@ -67,7 +67,9 @@ def _simulated(
     sinks: Callable[[int], Sequence[Sink]],
     stop: Event | None,
 ) -> ServerState:
-    strategy = MiniBatchFedAvg(fraction_train=settings.rounds.fraction_train, seed=settings.seed)
+    strategy = strategy_from(
+        settings.aggregation, fraction_train=settings.rounds.fraction_train, seed=settings.seed, directory=run.state
+    )
     server = Server(
         task,
         settings.rounds,

@@ -12,7 +12,8 @@ import pytest
 
 from fedmb.federation.checkpoint import generations
 from fedmb.settings import to_toml
-from fedmb.simulation.population import Private, Simulation, Streamed
+from fedmb.simulation.client_kinds import Private, Streamed
+from fedmb.simulation.population import Simulation
 from fedmb.simulation.run import simulate
 from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import JsonLines, read_lines

@@ -1,0 +1,96 @@
+"""`[aggregation]`: which rule makes one model of a round's updates, by name."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from fedmb.aggregation.by_element import Median, TrimmedMean
+from fedmb.aggregation.clipping import ClippedMean
+from fedmb.aggregation.geometric_median import GeometricMedian
+from fedmb.aggregation.krum import MultiKrum, krum
+from fedmb.aggregation.rule import Mean
+from fedmb.aggregation.stack import MEMORY_BYTES
+from fedmb.errors import SettingsError
+from fedmb.section import Section
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fedmb.aggregation.rule import Rule
+
+TOLD = {"trimmed_mean", "krum", "multi_krum"}  # rules that are told how many clients may be bad
+
+
+class Aggregation(Section):
+    """How the updates of a round become one model."""
+
+    rule: Literal["mean", "clipped_mean", "trimmed_mean", "median", "geometric_median", "krum", "multi_krum"] = "mean"
+    """The mean trusts every client; the others withstand some that send anything. See docs/guide/robust.md."""
+    bad_clients: int | None = Field(default=None, ge=1)
+    """trimmed_mean, krum, multi_krum: clients that the rule withstands; those refused before it count among them."""
+    chosen: int | None = Field(default=None, ge=1)
+    """multi_krum: clients that are averaged; left out, all but the bad ones."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """clipped_mean: longest change of the model that a client may make; left out, it follows the round's median."""
+    clip_medians: float = Field(default=1.0, gt=0)
+    """clipped_mean without clip_norm: the longest change, in median lengths of the round's changes."""
+    memory_bytes: int = Field(default=MEMORY_BYTES, ge=0)
+    """Updates that wait in memory for the round to close; those beyond it wait in a file in the run's directory."""
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> Aggregation:
+        if self.rule in TOLD and self.bad_clients is None:
+            raise ValueError(f"{self.rule} must be told how many clients may be bad, got none; set bad_clients")
+        if self.rule not in TOLD and self.bad_clients is not None:
+            raise ValueError(
+                f"bad_clients is for {', '.join(sorted(TOLD))}, got it with {self.rule}; take one of them "
+                "or leave it out"
+            )
+        if self.rule != "multi_krum" and self.chosen is not None:
+            raise ValueError(f"chosen is for multi_krum, got it with {self.rule}; take that or leave it out")
+        clips = self.clip_norm is not None or self.clip_medians != 1
+        if self.rule != "clipped_mean" and clips:
+            raise ValueError(f"clip_norm and clip_medians are for clipped_mean, got rule {self.rule}; leave them out")
+        if self.clip_norm is not None and self.clip_medians != 1:
+            raise ValueError(
+                f"a longest change is clip_norm or follows the median, got {self.clip_norm} and "
+                f"{self.clip_medians} medians; leave one out"
+            )
+        self.chosen_rule()  # which refuses what pydantic cannot see, such as an infinite norm
+        return self
+
+    def chosen_rule(self) -> Rule:
+        """The rule itself."""
+        bad = self.bad_clients or 0
+        rules: dict[str, Callable[[], Rule]] = {
+            "mean": Mean,
+            "clipped_mean": lambda: ClippedMean(self.clip_norm, self.clip_medians),
+            "trimmed_mean": lambda: TrimmedMean(bad),
+            "median": Median,
+            "geometric_median": GeometricMedian,
+            "krum": lambda: krum(bad),
+            "multi_krum": lambda: MultiKrum(bad, self.chosen),
+        }
+        return rules[self.rule]()
+
+    def check_against(self, clients: int, fraction_train: float, *, key: str) -> None:
+        """Refuse a rule that could not work in rounds of so many clients.
+
+        Args:
+            clients: fewest that are connected when a round starts.
+            fraction_train: share of them that is asked.
+            key: name of the setting that says how many there are.
+
+        Raises:
+            SettingsError: fewer are asked than the rule needs.
+        """
+        least, asked = self.chosen_rule().least(), math.ceil(clients * fraction_train)
+        if asked < least:
+            raise SettingsError(
+                f"{self.rule} needs at least {least} updates in a round, got {key} = {clients} of which "
+                f"{asked} are asked; raise {key} or lower aggregation.bad_clients",
+                key=key,
+            )

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from stacks import ZERO, models, same, stacked, whole
+
+from fedmb.aggregation.krum import MultiKrum, krum, nearest
+from fedmb.errors import NotEnoughData, SettingsError
+
+
+def scores(arrays, bad):
+    distances = ((whole(arrays)[:, None] - whole(arrays)[None]) ** 2).sum(axis=2)
+    return np.sort(distances, axis=1)[:, 1 : len(arrays) - bad - 1].sum(axis=1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("count", "bad"), [(5, 1), (9, 3), (12, 2)])
+def test_krum_is_the_client_of_lowest_score(count, bad, seed):
+    arrays = models(count, seed)
+    best = arrays[np.argmin(scores(arrays, bad))]
+
+    assert same(krum(bad).combine(stacked(arrays), ZERO), best)
+
+
+@pytest.mark.parametrize("chosen", [None, 2, 5])
+def test_multi_krum_is_the_mean_of_the_clients_of_lowest_score(chosen):
+    arrays, bad = models(10, 3), 2
+    best = np.argsort(scores(arrays, bad))[: chosen or 8]
+
+    found = MultiKrum(bad, chosen).combine(stacked(arrays), ZERO)
+    assert np.allclose(found["w"], np.mean([arrays[k]["w"] for k in best], axis=0, dtype=np.float64), atol=1e-6)
+
+
+def test_what_all_clients_have_in_common_does_not_hide_their_differences():
+    arrays = [{"w": np.float64(1e8) + one["w"] * 1e-3} for one in models(9, 5, np.float64)]
+    moved = [{"w": one["w"]} for one in models(9, 5, np.float64)]
+
+    befores = ({"w": np.full((7, 3), 1e8)}, {"w": np.zeros((7, 3))})
+    choices = [MultiKrum(2, 3).combine(stacked(s), b)["w"] for s, b in zip((arrays, moved), befores, strict=True)]
+    assert np.allclose((choices[0] - 1e8) * 1e3, choices[1], atol=1e-3)
+
+
+def test_bad_clients_that_were_refused_widen_the_choice():
+    arrays = models(7)
+    expected = MultiKrum(1).combine(stacked(arrays), ZERO)
+
+    assert same(MultiKrum(2).combine(stacked(arrays), ZERO, refused=1), expected)
+
+
+def test_integers_come_from_the_heaviest_of_the_chosen():
+    arrays = [{"w": np.full(4, value), "n": np.array(k)} for k, value in enumerate([0.0, 0.1, 0.2, 0.1, 99.0])]
+    found = MultiKrum(1, 4).combine(stacked(arrays, [1, 2, 5, 3, 100]), arrays[0])
+
+    assert found["n"] == 2
+
+
+def test_clients_of_one_score_are_taken_by_name():
+    assert nearest(np.zeros((6, 6)), 1).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_too_few_updates_keep_the_previous_model():
+    with pytest.raises(NotEnoughData, match=r"at least 7 updates, got 6; keep the previous model .*bad_clients"):
+        MultiKrum(2).combine(stacked(models(6)), ZERO)
+    with pytest.raises(NotEnoughData, match="at least 8 updates, got 7"):
+        MultiKrum(2, chosen=8).combine(stacked(models(7)), ZERO)
+
+
+def test_numbers_that_make_no_sense_are_refused():
+    with pytest.raises(SettingsError, match="at least 1 bad client, got 0"):
+        krum(0)
+    with pytest.raises(SettingsError, match="choose at least 1 client, got 0"):
+        MultiKrum(1, chosen=0)
