@@ -138,7 +138,7 @@ def _read(descriptor: int, values: NDArray[Any], place: int) -> None:
 
 
 def gather(kept: Kept, block: Block, values: NDArray[Any]) -> None:
-    """Write a model's block into `values`, `(elements,)`, whose dtype may be a wider one; bfloat16 needs a wider one."""
+    """Write a model's block into `values`, `(elements,)`, whose dtype may be wider, and is for bfloat16."""
     parts = kept.parts(block)
     if block.run.dtype == BFLOAT16:
         parts = [widened(part) for part in parts]

@@ -209,7 +209,7 @@ class RoundLoop:
             before.layout.check(after.layout)
             return after
         if record is not None:
-            # A counter is a fact of one client and none of Flower's strategies' business: the heaviest client's is kept.
+            # A counter is a fact of one client and no business of Flower's: the heaviest client's is kept.
             heaviest = max(learnt, key=lambda reply: reply.update.weight)
             return aggregated(before, record, FlatArrays.packed(heaviest.update.arrays))
         said = self.strategy.shortfall if isinstance(self.strategy, Receiving) else ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from fedmb.arrays.bfloat16 import BFLOAT16, rounded, widened
 from fedmb.errors import NotEnoughData
 from fedmb.seeding import generator
 
@@ -98,7 +99,8 @@ def a_little_is_enough(seen: Seen) -> Arrays:
 
     def moved(name: str) -> NDArray[Any]:
         sent = np.stack([one[name] for one in seen.honest]).astype(np.float64)
-        return sent.mean(axis=0) - _LITTLE * sent.std(axis=0)
+        little: NDArray[Any] = sent.mean(axis=0) - _LITTLE * sent.std(axis=0)
+        return little
 
     return _floating(seen.own, moved)
 
@@ -159,9 +161,16 @@ class _Bad:
     def run(self, arrays: Arrays, *, base_version: int, **told: Any) -> Update:
         update = self._trainer.run(arrays, base_version=base_version, **told)
         random = generator(self._seed, self.client, base_version, "attack")
+        honest = [_widened(one) for one in self._sent.get(base_version, [])]
+        sent = self._attack(Seen(_widened(update.arrays), _widened(arrays), honest, random))
+        shorts = {name for name, array in update.arrays.items() if array.dtype == BFLOAT16}
         return replace(
-            update, arrays=self._attack(Seen(update.arrays, arrays, self._sent.get(base_version, []), random))
+            update, arrays={name: rounded(array) if name in shorts else array for name, array in sent.items()}
         )
+
+
+def _widened(arrays: Arrays) -> dict[str, NDArray[Any]]:
+    return {name: widened(array) for name, array in arrays.items()}
 
 
 def _floating(arrays: Arrays, changed: Callable[[str], NDArray[Any]]) -> dict[str, NDArray[Any]]:

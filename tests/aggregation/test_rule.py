@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from stacks import ZERO, models, rows, stacked
 
 from fedmb.aggregation.rule import Mean
+from fedmb.arrays.bfloat16 import BFLOAT16, rounded, widened
 from fedmb.errors import NotEnoughData
 from fedmb.update import Update
 
@@ -63,6 +64,17 @@ def test_float16_is_summed_in_float64():
 
     assert mean["w"].dtype == np.float16
     assert np.array_equal(mean["w"], arrays[0]["w"])
+
+
+def test_bfloat16_is_summed_in_float64_and_rounded_back():
+    random = np.random.default_rng(2)
+    arrays = [{"w": rounded(random.standard_normal(40_001)), "b": np.ones(3, np.float32)} for _ in range(3)]
+    mean, filed = averaged(arrays, [1.0, 2.0, 4.0]), Mean().combine(stacked(arrays, [1, 2, 4], memory_bytes=0), {})
+
+    expected = sum(w * widened(one["w"]).astype(np.float64) for one, w in zip(arrays, [1, 2, 4], strict=True)) / 7
+    assert mean["w"].dtype == filed["w"].dtype == BFLOAT16
+    assert np.array_equal(mean["w"], rounded(expected))
+    assert np.array_equal(mean["w"], filed["w"])
 
 
 def test_arrays_of_several_dtypes_and_larger_than_a_block_are_averaged_whole():

@@ -56,7 +56,7 @@ def test_only_the_ratios_of_weights_matter(name, seed, count, factor):
     assert all(np.allclose(one[part], other[part], rtol=1e-6, atol=1e-6) for part in one)
 
 
-@pytest.mark.parametrize("name", RULES.keys() - {"clipped_mean to a norm"})
+@pytest.mark.parametrize("name", [name for name in RULES if name != "clipped_mean to a norm"])
 @LAW
 @given(seed=seeds, count=counts)
 def test_one_model_of_all_clients_is_that_model(name, seed, count):
@@ -81,7 +81,7 @@ def test_what_is_given_is_not_written_to(name, seed, count):
     ]
 
 
-@pytest.mark.parametrize("name", RULES.keys() - {"mean"})
+@pytest.mark.parametrize("name", [name for name in RULES if name != "mean"])
 @LAW
 @given(seed=seeds, count=counts, size=st.sampled_from([10.0, 1e4, 1e15]), apart=st.booleans())
 def test_bad_clients_do_not_carry_the_model_away(name, seed, count, size, apart):

@@ -39,7 +39,7 @@ def learnt(client, instruction, *, bad=BAD, spans=None):
         name: array + draws.standard_normal(array.shape).astype(array.dtype) * np.float32(0.1)
         if array.dtype == np.float32
         else array + 1
-        for name, array in instruction.arrays.items()
+        for name, array in sorted(instruction.arrays.items())
     }
     if client == bad:
         arrays["w"] = np.full_like(arrays["w"], np.nan)
@@ -81,9 +81,9 @@ def start():
 
 
 def start_of(name):
-    """The first state; Flower's QFedAvg multiplies in place and so takes no integers, under nobody's rounds."""
+    """The first state; what clips in a client multiplies all that travels in place, and so takes no integers."""
     state = start()
-    return replace(state, arrays={n: a for n, a in state.arrays.items() if n != "seen"}) if name == "QFedAvg" else state
+    return replace(state, arrays={n: a for n, a in state.arrays.items() if n != "seen"}) if name in MODS else state
 
 
 def run(grid, strategy, state=None, *, count=2):
@@ -140,7 +140,7 @@ def test_flowers_strategies_run_unchanged_with_a_bad_client_and_a_resume(name, t
     assert [list(report.rejected) for report in reports] == [[BAD]] * 2
     assert [report.clients for report in reports] == [CLIENTS - 1] * 2
     assert whole.version == resumed.version == 2
-    assert [(n, a.dtype) for n, a in whole.arrays.items()] == [(n, a.dtype) for n, a in start_of(name).arrays.items()]
+    assert {n: a.dtype for n, a in whole.arrays.items()} == {n: a.dtype for n, a in start_of(name).arrays.items()}
     assert all(np.isfinite(array).all() for array in whole.arrays.values())
     assert not np.array_equal(whole.arrays["w"], first.arrays["w"])
     assert checkpoint.to_bytes(whole) == checkpoint.to_bytes(resumed)
