@@ -33,7 +33,7 @@ from fedmb.federation.model_record import aggregated, arrays_from_record, arrays
 from fedmb.federation.round_figures import alarms_of, monitored, summed
 from fedmb.federation.silence import NewsWait, Silence
 from fedmb.federation.strategy import Receiving
-from fedmb.federation.strategy_memory import memory_of, remember
+from fedmb.federation.strategy_memory import begin_from_what_is_sent, memory_of, remember
 from fedmb.federation.wire import averageable, train_config
 from fedmb.section import Section
 from fedmb.telemetry.convergence import Convergence, Stopping
@@ -184,6 +184,7 @@ class RoundLoop:
             resting = () if everyone else self.silence.resting(number)
             silence = closing.silence_seconds
             terms = replace(terms, skips_silent=True, silence_seconds=silence, resting=resting)
+        begin_from_what_is_sent(self.strategy)
         messages = self.strategy.configure_train(
             number,
             arrays_to_record(state.arrays)

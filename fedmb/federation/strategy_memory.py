@@ -73,6 +73,13 @@ def remember(strategy: Strategy, memory: Arrays) -> None:
             setattr(one, _ADAPTED[1], float(own[_ADAPTED[1]]))
 
 
+def begin_from_what_is_sent(strategy: Strategy) -> None:
+    """Let FedAvgM step from the model that clients get: it keeps its own answer, which was not yet rounded to 16 bits."""
+    for one in _with_wrapped(strategy):
+        if hasattr(one, _MOMENTUM):
+            one.current_arrays = None
+
+
 def _with_wrapped(strategy: Strategy) -> Iterator[Any]:  # attributes differ from strategy to strategy
     one: Any = strategy
     while one is not None:
