@@ -74,7 +74,7 @@ def remember(strategy: Strategy, memory: Arrays) -> None:
 
 
 def begin_from_what_is_sent(strategy: Strategy) -> None:
-    """Let FedAvgM step from the model that clients get: it keeps its own answer, which was not yet rounded to 16 bits."""
+    """Let FedAvgM step from the model that clients get: it keeps its own answer, not yet rounded to 16 bits."""
     for one in _with_wrapped(strategy):
         if hasattr(one, _MOMENTUM):
             one.current_arrays = None
