@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 
 import pytest
@@ -18,6 +19,20 @@ _numbers = itertools.count()
 def pytest_collection_modifyitems(items):
     """Files of real processes first: they are the longest, and two workers end together if short ones come last."""
     items.sort(key=lambda item: not {"processes", "examples"} & set(item.path.parts))
+
+
+@pytest.fixture(autouse=True)
+def _with_the_logging_that_it_found():
+    """Commands that run in this process set up logging for a whole process; the next test begins without that."""
+    own, root = logging.getLogger("fedmb"), logging.getLogger()
+    before, kept, level = (own.level, own.propagate, own.handlers[:]), root.handlers[:], root.level
+    yield
+    own.setLevel(before[0])
+    own.propagate, own.handlers[:] = before[1:]
+    for handler in [one for one in root.handlers if type(one) is logging.StreamHandler and one not in kept]:
+        root.removeHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
 
 
 @pytest.fixture(autouse=True)

@@ -144,11 +144,10 @@ def test_a_trainer_that_is_killed_while_it_learns_changes_no_bit(tmp_path, strea
 
 @pytest.fixture
 def client(tmp_path):
-    """A client whose server is not there, with its trainer and its SuperNode."""
+    """A client whose server is not there, with its trainer; it waits for one before it starts a SuperNode."""
     source = ["--name", "ward", "--source", "table:task?share=0&of=2"]
     with Program(tmp_path, "client", "client", "--server", "127.0.0.1:9", *source) as program:
         program.logged("trainer ready client=ward")
-        until(lambda: any("flower-supernode" in line for line in program.below().values()), 60, lambda: program.log)
         yield program
 
 
