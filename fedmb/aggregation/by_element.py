@@ -95,7 +95,9 @@ def check_bad_clients(count: int) -> None:
 def _median(ordered: NDArray[Any]) -> NDArray[Any]:
     count = len(ordered)
     middle: NDArray[Any] = ordered[(count - 1) // 2].astype(np.float64)
-    return (middle + ordered[count // 2]) / 2
+    middle += ordered[count // 2]
+    middle /= 2
+    return middle
 
 
 def _lower_median(ordered: NDArray[Any]) -> NDArray[Any]:

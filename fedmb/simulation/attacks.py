@@ -98,7 +98,8 @@ def a_little_is_enough(seen: Seen) -> Arrays:
 
     def moved(name: str) -> NDArray[Any]:
         sent = np.stack([one[name] for one in seen.honest]).astype(np.float64)
-        return sent.mean(axis=0) - _LITTLE * sent.std(axis=0)
+        shifted: NDArray[Any] = sent.mean(axis=0) - _LITTLE * sent.std(axis=0)
+        return shifted
 
     return _floating(seen.own, moved)
 
