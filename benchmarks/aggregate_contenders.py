@@ -46,6 +46,7 @@ class Round:
 
     def __init__(self, millions: int, clients: int) -> None:
         self.grid = InProcessGrid(ClientApp(), {2: {}})
+        self.flat: list[ArrayRecord] = []
         self.models = [model(millions, k) for k in range(min(clients, DISTINCT) or 1)]
         self.records = [as_record(one) for one in self.models]
         self.clients = clients
@@ -57,6 +58,12 @@ class Round:
         about = ConfigRecord({"client": f"client-{client:05d}"})
         metrics = MetricRecord({"num-examples": weight(client), "loss": 1.0})
         return Message(RecordDict({"arrays": record, "metrics": metrics, "update": about}), reply_to=asked)
+
+    def in_one_piece(self) -> list[Message]:
+        """The replies as fedmb's clients send them: all values of a dtype in one array."""
+        if not self.flat:
+            self.flat = [as_record({"float32": np.concatenate(list(one.values()))}) for one in self.models]
+        return [self.reply(self.flat[k % DISTINCT], k) for k in range(self.clients)]
 
     def fresh(self) -> list[Message]:
         """The replies again, for contenders that take them apart."""
@@ -71,10 +78,10 @@ def weight(client: int) -> float:
     return float(100 + client % 7)
 
 
-def aggregated(make: Callable[[], object], one: Round) -> float:
+def aggregated(make: Callable[[], object], one: Round, *, in_one_piece: bool = False) -> float:
     """Seconds of one call of a strategy's own method."""
-    strategy, replies = make(), one.fresh()
-    strategy._before = one.records[0]  # noqa: SLF001  # what configure_train would keep
+    strategy, replies = make(), one.in_one_piece() if in_one_piece else one.fresh()
+    strategy._before = (one.flat if in_one_piece else one.records)[0]  # noqa: SLF001  # what configure_train would keep
     begun = time.perf_counter()
     record, _ = strategy.aggregate_train(1, replies)
     spent = time.perf_counter() - begun
@@ -98,6 +105,7 @@ def summed(one: Round) -> float:
 CONTENDERS: dict[str, Callable[[Round], float]] = {
     "flower": partial(aggregated, FedAvg),
     "fedmb mean": partial(aggregated, MiniBatchFedAvg),
+    "fedmb flat": partial(aggregated, MiniBatchFedAvg, in_one_piece=True),
     "numpy sum": summed,
     "fedmb clipped": partial(aggregated, lambda: MiniBatchFedAvg(clipping.ClippedMean())),
     "fedmb trimmed": partial(aggregated, lambda: MiniBatchFedAvg(by_element.TrimmedMean(2))),

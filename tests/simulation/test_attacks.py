@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from fedmb.aggregation.by_element import Median, TrimmedMean
-from fedmb.aggregation.clipping import ClippedMean
 from fedmb.aggregation.geometric_median import GeometricMedian
-from fedmb.aggregation.krum import MultiKrum, krum
+from fedmb.aggregation.krum import MultiKrum
 from fedmb.batch.sharding import dirichlet_shares
 from fedmb.batch.table import TableSource
 from fedmb.errors import NotEnoughData
@@ -25,15 +24,7 @@ from fedmb.training.parameters import initial_arrays
 from fedmb.training.recipe import Training
 
 CLIENTS, BAD, ROUNDS, STEPS = 10, 2, 6, 8
-RULES = {
-    "mean": None,
-    "clipped_mean": ClippedMean(),
-    "trimmed_mean": TrimmedMean(BAD),
-    "median": Median(),
-    "geometric_median": GeometricMedian(),
-    "krum": krum(BAD),
-    "multi_krum": MultiKrum(BAD),
-}
+RULES = {"trimmed_mean": TrimmedMean(BAD), "median": Median(), "geometric_median": GeometricMedian()}
 BEFORE = {"w": np.float32([1, 2, 3]), "n": np.array(4)}
 OWN = {"w": np.float32([2, 2, 1]), "n": np.array(5)}
 
@@ -72,19 +63,11 @@ def test_multi_krum_behind_the_guard_stays_near_what_nobody_attacked(attack):
     assert accuracy(MultiKrum(BAD), attack) > clean() - 0.03
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_nan_is_refused_whatever_the_rule(name):
-    if name == "krum":
-        assert accuracy(RULES[name], "nan") > 0.5  # one client's model: eighty rows a class fewer
-    else:
-        assert accuracy(RULES[name], "nan") > clean() - 0.05
-
-
 def test_the_mean_does_not_survive_a_flipped_sign():
     assert accuracy(None, "sign flip") < clean() - 0.2
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if name not in ("mean", "clipped_mean", "krum")])
+@pytest.mark.parametrize("name", RULES)
 def test_robust_rules_survive_a_flipped_sign(name):
     assert accuracy(RULES[name], "sign flip") > clean() - 0.1
 
