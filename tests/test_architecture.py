@@ -45,7 +45,7 @@ VAGUE = {"utils", "util", "common", "helpers", "misc", "core", "base", "tools"}
 LONGEST_FILE = 300
 LONGEST_PROCESS_FILE = 80
 HELP_CPU_SECONDS = 0.3
-HELP_TO_TYPER = 1.6
+HELP_TO_TYPER = 2.0
 
 MODULES = [path for path in sorted(LIBRARY.rglob("*.py")) if TEMPLATE not in path.parents]
 PROCESS_FILES = sorted(path for folder in PROCESS_FOLDERS for path in (ROOT / folder).rglob("*.py"))
