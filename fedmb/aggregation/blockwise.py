@@ -131,11 +131,13 @@ def gram(stack: Stack, before: Arrays) -> NDArray[np.float64]:
 
 
 def squared_distances(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Squared distances between models, `(clients, clients)`, from their inner products; 0 on the diagonal."""
+    """Squared distances between models, `(clients, clients)`, from their inner products; infinite where none is known."""
     squares = np.diag(products)
     with np.errstate(invalid="ignore"):
         found = squares[:, None] + squares[None, :] - 2 * products
-    return np.where(np.isnan(found), np.inf, np.maximum(found, 0.0)) * ~np.eye(len(products), dtype=bool)
+    found = np.where(np.isnan(found), np.inf, np.maximum(found, 0.0))
+    np.fill_diagonal(found, 0.0)
+    return found
 
 
 def changes(

@@ -68,3 +68,12 @@ def test_numbers_that_make_no_sense_are_refused():
         krum(0)
     with pytest.raises(SettingsError, match="choose at least 1 client, got 0"):
         MultiKrum(1, chosen=0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_a_client_that_is_far_beyond_numbers_is_nobodys_neighbour(value):
+    arrays = [{"w": one["w"]} for one in models(7, 2, np.float64)]
+    arrays[3] = {"w": np.full((7, 3), value)}
+    found = MultiKrum(2).combine(stacked(arrays), {"w": np.zeros((7, 3))})
+
+    assert np.abs(found["w"]).max() < 5
