@@ -131,7 +131,7 @@ def gram(stack: Stack, before: Arrays) -> NDArray[np.float64]:
 
 
 def squared_distances(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Squared distances between models, `(clients, clients)`, from their inner products; infinite where none is known."""
+    """Squared distances between models, `(clients, clients)`, from inner products; infinite where none is known."""
     squares = np.diag(products)
     with np.errstate(invalid="ignore"):
         found = squares[:, None] + squares[None, :] - 2 * products
