@@ -87,13 +87,17 @@ class Spool:
         """Bytes that lie in the file."""
         return self._filed_bytes
 
-    def keep(self, arrays: Arrays) -> Kept:
+    def keep(self, arrays: Arrays, *, is_held: bool = False) -> Kept:
         """Keep a model; one that is kept by reference must not be changed from here on.
+
+        One that is held in memory by others anyway (`is_held`) is kept by reference and takes no room.
 
         Raises:
             OSError: the disk is full or fails.
         """
         flat = self._layout.flat(arrays)
+        if is_held:
+            return Held(flat)
         if self._held_bytes + self._layout.num_bytes <= self._memory_bytes:
             self._held_bytes += self._layout.num_bytes
             return Held(flat)

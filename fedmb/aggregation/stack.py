@@ -46,10 +46,11 @@ class Stack:
         self._kept: dict[str, Kept] = {}
         self._weights: dict[str, float] = {}
 
-    def put(self, client: str, arrays: Arrays, weight: float) -> None:
+    def put(self, client: str, arrays: Arrays, weight: float, *, is_held: bool = False) -> None:
         """Keep a client's model, by reference where there is room: it must not be changed from here on.
 
-        The first one decides names, shapes and dtypes.
+        The first one decides names, shapes and dtypes. One that somebody else holds in memory for as long
+        (`is_held`) needs no room of ours.
 
         Raises:
             ValueError: the weight is negative or not finite.
@@ -65,7 +66,7 @@ class Stack:
             self._layout = Layout(arrays)
             self._spool = Spool(self._layout, memory_bytes=self._memory_bytes, directory=self._directory)
         self._layout.check(arrays)
-        self._kept[client] = self._spool.keep(arrays)
+        self._kept[client] = self._spool.keep(arrays, is_held=is_held)
         self._weights[client] = float(weight)
 
     def __len__(self) -> int:

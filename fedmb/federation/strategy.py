@@ -129,7 +129,7 @@ class MiniBatchFedAvg(Strategy):
             if record := reply.content.array_records[ARRAYS]:
                 client = sender(reply) or f"node {node_of(reply):020d}"
                 try:
-                    self.stack.put(client, arrays_from_record(record), weight_of(reply))
+                    self.stack.put(client, arrays_from_record(record), weight_of(reply), is_held=True)
                 except StaleUpdate as error:
                     log.warning("update rejected round=%d client=%s reason=%s", server_round, client, error)
                     continue

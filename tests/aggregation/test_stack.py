@@ -57,3 +57,11 @@ def test_a_closed_stack_may_be_filled_anew():
 
     assert stack.clients == ("a",)
     assert np.array_equal(Mean().combine(stack, {})["v"], np.ones(3))
+
+
+def test_what_others_hold_in_memory_anyway_is_not_written_to_the_file():
+    stack = Stack(memory_bytes=0)
+    for number, model in enumerate(models(3)):
+        stack.put(f"client-{number}", model, 1.0, is_held=True)
+
+    assert stack.filed_bytes == 0
