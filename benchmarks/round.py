@@ -97,14 +97,14 @@ def flower_rounds(place: Path, rows: list[Path], rounds: int, steps: int) -> lis
 def our_run(place: Path, rows: list[Path], rounds: int, train: dict[str, object], *, resident: bool = True) -> str:
     """The server's log, with the clients' behind it."""
     told = [part for name, value in train.items() for part in ("--set", f"training.{name}={value}")]
-    server = fedmb(place, "server", "--rounds", rounds, "--min-clients", NODES, "--run-dir", "run", "--port", 0, *told)
-    log = place / "server.log"
-    until(lambda: "listening address=" in log.read_text(), "the server")
-    address = re.search(r"listening address=(\S+)", log.read_text())[1]
+    port = usable_port("127.0.0.1", 0)
+    server = fedmb(
+        place, "server", "--rounds", rounds, "--min-clients", NODES, "--run-dir", "run", "--port", port, *told
+    )
     clients = [
         fedmb(
             place,
-            *("client", "--server", address, "--name", f"node-{node}", "--source", f"table:{file}"),
+            *("client", "--server", f"127.0.0.1:{port}", "--name", f"node-{node}", "--source", f"table:{file}"),
             *("--set", f"resident={str(resident).lower()}"),
         )
         for node, file in enumerate(rows)
