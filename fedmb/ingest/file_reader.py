@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FIRST_WAIT = 0.0005  # seconds; a record that is about to come costs half a millisecond
 LONGEST_WAIT = 0.02  # seconds; a silent partition costs 50 looks a second, 3 us each
+POLL_BYTES = 8 << 20  # 500 records of 1 MiB at once would be half a GiB, none of it warm when it is decoded
 LISTING_SECONDS = 1.0  # a directory of many segments is listed at most so often while nothing comes
 
 
@@ -167,8 +168,9 @@ class PartitionCursor:
 class FileLogReader:
     """Reads some partitions of one topic; used by one thread, closed from any.
 
-    A poll gives every partition an equal share of `max_records`, so that one with a backlog never hides another.
-    Values are views of what was read, valid as long as they are kept.
+    A poll gives every partition an equal share of `max_records` and of `POLL_BYTES`, at least one record where there
+    is one, so that one with a backlog never hides another. Values are views of what was read, valid as long as they
+    are kept.
 
     Args:
         directories: where the segments of each partition lie; they need not exist yet.
@@ -230,17 +232,18 @@ class FileLogReader:
             cursor.close()
 
     def _ready(self, max_records: int) -> list[Record]:
-        share = max(1, max_records // len(self.partitions))
+        share, share_bytes = max(1, max_records // len(self.partitions)), max(1, POLL_BYTES // len(self.partitions))
         records: list[Record] = []
         self._first += 1
         for step in range(len(self.partitions)):
             partition = self.partitions[(self._first + step) % len(self.partitions)]
-            cursor = self._cursors[partition]
+            cursor, num_bytes = self._cursors[partition], 0
             try:
                 for _ in range(min(share, max_records - len(records))):
-                    frame = cursor.frame()
+                    frame = cursor.frame() if num_bytes < share_bytes else None
                     if frame is None:
                         break
+                    num_bytes += frame.num_bytes
                     records.append(Record(partition, frame.offset, frame.timestamp_us, frame.value, frame.headers))
             except CorruptLog:
                 if records:  # they were read and would be lost; the damage is still there at the next poll

@@ -10,6 +10,7 @@ from fedmb.ingest.codec import (
     SCHEMA_HEADER,
     Codec,
     RowCodec,
+    check_decoded,
     check_finite,
     check_schema,
     codec_headers,
@@ -111,3 +112,15 @@ def test_only_floats_can_fail_to_be_finite():
     check_finite({"y": np.array([1, 2]), "x": np.array([1.0, 2.0])})
     with pytest.raises(ValueError, match="'x'"):
         check_finite({"x": np.array([1.0, np.inf])})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("count", [1, 10_000, 10_001])
+def test_numbers_are_finite_even_where_their_squares_are_not(dtype, count):
+    largest = np.finfo(dtype).max
+    check_decoded({"x": np.full(count, largest, dtype)})
+    for amiss in (np.nan, np.inf, -np.inf):
+        column = np.full(count, -largest, dtype)
+        column[-1] = amiss
+        with pytest.raises(DecodeError, match="'x'"):
+            check_decoded({"x": column})

@@ -237,3 +237,30 @@ def test_values_stay_valid_after_later_polls(log):
         kept = [record for _ in range(30) for record in reader.poll(0.0, 1)]
     assert [bytes(record.value) for record in kept] == [bytes([index]) * 64 for index in range(30)]
     assert all(record.value.readonly for record in kept)
+
+
+def test_a_poll_of_large_records_ends_at_its_bytes_and_hides_no_partition(log, monkeypatch):
+    monkeypatch.setattr(file_reader, "POLL_BYTES", 4000)
+    for partition in (0, 1):
+        with closing(log.writer("t", partition)) as writer:
+            writer.append_many([bytes(700)] * 10)
+    with closing(log.reader("t", [0, 1])) as reader:
+        first = reader.poll(0.0)
+        rest = [record for _ in range(4) for record in reader.poll(0.0)]
+
+    assert [(record.partition.partition, record.offset) for record in first] == [
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (0, 0),
+        (0, 1),
+        (0, 2),
+    ]
+    assert sorted(record.offset for record in first + rest) == sorted([*range(10), *range(10)])
+
+
+def test_a_record_larger_than_a_poll_comes_by_itself(log, monkeypatch):
+    monkeypatch.setattr(file_reader, "POLL_BYTES", 10)
+    fill(log, 3)
+    with closing(log.reader("t", [0])) as reader:
+        assert [len(reader.poll(0.0)) for _ in range(4)] == [1, 1, 1, 0]
