@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flwr.clientapp import ClientApp
 
+from fedmb.federation.client_tally import tallied
 from fedmb.federation.trainer_call import reply_through
 from fedmb.telemetry.log_lines import show_log_lines
 
@@ -20,11 +21,14 @@ app = ClientApp()
 def train(message: Message, context: Context) -> Message:
     """Answer one message; `fedmb client` writes the files that the node's configuration names."""
     show_log_lines()
+    directory = Path(str(context.node_config["settings"])).parent
     trainer = context.node_config.get("trainer")  # absent where settings want none
     if trainer is None:
-        return alone(message, context)
+        return tallied(directory, lambda: alone(message, context))
     code = Path(__file__).resolve().parents[1]
-    return reply_through(Path(str(trainer)), message, lambda: alone(message, context), code=code)
+    return tallied(
+        directory, lambda: reply_through(Path(str(trainer)), message, lambda: alone(message, context), code=code)
+    )
 
 
 def alone(message: Message, context: Context) -> Message:

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -18,16 +19,21 @@ import torch
 
 from fedmb.cli import main
 from fedmb.errors import SettingsError
+from fedmb.federation.client_tally import ClientTally
 from fedmb.federation.deployed_client import ClientSettings
 from fedmb.federation.deployed_server import ServerSettings
+from fedmb.federation.run_figures import RunFigures
 from fedmb.federation.stream_watch import figures
 from fedmb.ingest.kafka_options import KEYS, SETTINGS
 from fedmb.ingest.pump_tally import PumpStatistics
+from fedmb.launch.standing import Standing
 from fedmb.ledger import StreamPartition
 from fedmb.replay.service_section import ReplayServe
 from fedmb.replay.stream_ring import StreamRingStatistics
 from fedmb.settings import load
 from fedmb.simulation.population import Simulation
+from fedmb.telemetry.events import RoundReport
+from fedmb.telemetry.sinks import JsonLines
 
 GUIDES = Path(__file__).resolve().parents[1] / "docs" / "guide"
 PAGES = (
@@ -188,6 +194,23 @@ def test_the_page_on_streams_names_every_key_of_a_kafka_url():
     keys = [key for line in table.splitlines() for key in re.findall(r"`(\w+)`", line.partition(" | ")[0])]
 
     assert sorted(keys) == sorted({*KEYS, SETTINGS, "partition", "partitions"})
+
+
+def test_the_page_on_watching_names_every_figure_of_server_and_client(tmp_path):
+    told = {"seconds": 1.0, "train_loss": 1.0, "scores": {}, "rows": {}, "lag": 0, "clients": 1, "accepted": ("ward",)}
+    sink = JsonLines(tmp_path / "metrics.jsonl")
+    sink.report(RoundReport(round=1, **told))
+    sink.close()
+    (tmp_path / "tally.json").write_text('{"round": 1, "seconds": 1.0, "units": 1.0, "ended": 1.0}')
+    metrics = [
+        *RunFigures(tmp_path / "metrics.jsonl", tmp_path / "checkpoints").metrics(),
+        *ClientTally(tmp_path).metrics(),
+        *(one for verb in ("server", "client") for one in Standing(verb, threading.Event()).metrics()),
+    ]
+    names = {f"{one.name}_total" if one.type == "counter" else one.name for one in metrics}
+
+    page = (GUIDES / "watching.md").read_text()
+    assert set(re.findall(r"\bfedmb_(?:server|client)_\w+", page)) == names
 
 
 def test_the_page_on_streams_names_every_figure_of_a_daemon():

@@ -15,6 +15,7 @@ from fedmb.access.refusal import Reason, refused_by
 from fedmb.errors import AccessDenied, SettingsError, Unreachable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from threading import Event
 
@@ -87,9 +88,16 @@ def knock(host: str, port: int, *, tls: bool, roots: Path | None = None, key: Pa
 
 
 def wait_until_let_in(
-    host: str, port: int, stop: Event, *, tls: bool, roots: Path | None = None, key: Path | None = None
+    host: str,
+    port: int,
+    stop: Event,
+    on_knock: Callable[[], None] = lambda: None,
+    *,
+    tls: bool,
+    roots: Path | None = None,
+    key: Path | None = None,
 ) -> None:
-    """Knock until the door opens, or `stop` is set.
+    """Knock until the door opens, or `stop` is set; `on_knock` is called before each time.
 
     Raises:
         AccessDenied: as in `knock`.
@@ -97,6 +105,7 @@ def wait_until_let_in(
     """
     said = ""
     while not stop.is_set():
+        on_knock()
         try:
             knock(host, port, tls=tls, roots=roots, key=key)
         except Unreachable as error:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003  # typer reads annotations when it runs
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from threading import Event
+
+    from fedmb.federation.deployed_client import ClientSettings
+    from fedmb.launch.endpoint import Server
 
 
 def client(
@@ -32,29 +38,60 @@ def client(
     node_key: Annotated[
         Path | None, typer.Option(help="The client's private key, of `fedmb keys node`; loopback needs none.")
     ] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address of /metrics, /healthz and /readyz.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of them; 0 for any.", min=0, max=65535)] = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Log one JSON object a line.")] = False,
 ) -> int:
     """Learn from one source whenever the server asks; SIGTERM ends it."""
+    from fedmb.cli.log_form import logging_as
+
+    explicit: dict[str, object] = {"source": source, "name": name, "task": task, "state": state}
+    explicit |= {"watching.host": metrics_host, "watching.port": metrics_port}
+
+    def learn() -> int:
+        from contextlib import suppress
+        from os import environ
+
+        from fedmb.cli.failure import draining
+        from fedmb.errors import Unreachable
+        from fedmb.launch.endpoint import Server
+
+        peer = Server(server, root_certificates, node_key)
+        stop = draining()
+        with suppress(Unreachable):  # the server may come later
+            peer.knock()  # before torch is imported: a refusal is to be read within seconds
+
+        from fedmb.federation.deployed_client import ClientSettings
+        from fedmb.settings import load
+
+        settings = load(ClientSettings, file=config, overrides=override or [], environ=environ, explicit=explicit)
+        _learn(settings, peer, port, stop)
+        return 0
+
+    return logging_as(learn, json=json, name="client")
+
+
+def _learn(settings: ClientSettings, peer: Server, port: int, stop: Event) -> None:
+    """Keep the node of a client running, and show how it goes, until `stop` is set."""
     import logging
-    from contextlib import suppress
-    from os import environ
 
-    from fedmb.cli.failure import draining
-    from fedmb.errors import Unreachable
-    from fedmb.launch.endpoint import Server, usable_port
+    from fedmb.federation.client_tally import ClientTally
+    from fedmb.launch.endpoint import usable_port
+    from fedmb.launch.node import PARTS, Node
+    from fedmb.launch.standing import Standing
+    from fedmb.launch.watched import Watched
 
-    peer = Server(server, root_certificates, node_key)
-    stop = draining()
-    with suppress(Unreachable):  # the server may come later
-        peer.knock()  # before torch is imported: a refusal is to be read within seconds
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-
-    from fedmb.federation.deployed_client import ClientSettings
-    from fedmb.launch.node import Node
-    from fedmb.settings import load
-
-    explicit = {"source": source, "name": name, "task": task, "state": state}
-    settings = load(ClientSettings, file=config, overrides=override or [], environ=environ, explicit=explicit)
-    with Node(settings, peer, port=usable_port("127.0.0.1", port)) as node:
-        logging.getLogger(__name__).info("client started name=%s server=%s source=%s", settings.name, server, source)
+    standing, tally = Standing("client", stop, *PARTS), ClientTally(settings.directory)
+    with (
+        Node(settings, peer, port=usable_port("127.0.0.1", port), standing=standing) as node,
+        Watched(standing, settings.watching, figures=tally.metrics, line=tally.line) as watched,
+    ):
+        logging.getLogger(__name__).info(
+            "client started name=%s server=%s source=%s metrics=%s",
+            settings.name,
+            peer.address,
+            settings.source,
+            watched.address,
+        )
         node.supervise(stop)
-    return 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  # typer reads annotations when it runs
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,7 +26,9 @@ def server(
     ] = None,
     min_clients: Annotated[int | None, typer.Option(help="Clients that a round waits for.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Directory of the run; runs/<time> if not given.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue the run in this directory.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue the run in this directory; latest for the newest under runs/.")
+    ] = None,
     app: Annotated[Path | None, typer.Option(help="Folder made with `fedmb new`; fedmb's own if not given.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback it needs TLS.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for any that is free.", min=0, max=65535)] = 8000,
@@ -39,45 +40,55 @@ def server(
     node_keys: Annotated[
         Path | None, typer.Option(help="Folder with the .pub file of each client that is let in.")
     ] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address of /metrics, /healthz and /readyz.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of them; 0 for any.", min=0, max=65535)] = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Log one JSON object a line.")] = False,
 ) -> int:
     """Start a server, run its rounds with the clients that connect, and end."""
-    import logging
+    from fedmb.cli.log_form import logging_as
+
+    tls = (ssl_certfile, ssl_keyfile, ssl_ca_certfile, node_keys)
+    told = {"seed": seed, "rounds.count": rounds, "rounds.min_clients": min_clients}
+    watching = {"watching.host": metrics_host, "watching.port": metrics_port}
+
+    def serve() -> int:
+        from fedmb.cli.failure import draining
+        from fedmb.federation.rounds import count_from
+        from fedmb.launch import bundle
+        from fedmb.launch.begun_run import Asked, begun_or_resumed
+        from fedmb.launch.endpoint import Listen, usable_port
+
+        Listen(host, port, *tls).check()  # refused before anything is begun
+        listen = Listen(host, usable_port(host, port), *tls)
+        stop = draining()
+        asked = Asked(config, override or [], told | {"rounds.count": count_from(rounds)}, run_dir)
+        settings, run = begun_or_resumed(asked, resume, watching)
+        _serve(run, settings, listen, app or bundle(), stop)
+        return 0
+
+    return logging_as(serve, json=json, name="server")
+
+
+def _serve(run: RunDirectory, settings: ServerSettings, listen: Listen, app: Path, stop: Event) -> None:
+    """Run what is left of a run, and print how it stands."""
     import time
-
-    from fedmb.cli.failure import draining
-    from fedmb.launch import bundle
-    from fedmb.launch.endpoint import Listen, usable_port
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    files = (ssl_certfile, ssl_keyfile, ssl_ca_certfile, node_keys)
-    Listen(host, port, *files).check()  # refused before anything is begun
-    listen = Listen(host, usable_port(host, port), *files)
-    stop = draining()
 
     from fedmb.federation import checkpoint
     from fedmb.federation.checkpoint import ServerState
-    from fedmb.federation.rounds import count_from
     from fedmb.federation.run_summary import summary
     from fedmb.telemetry.run_directory import RunDirectory
 
-    count = count_from(rounds)
-    if resume is None:
-        explicit = {"seed": seed, "rounds.count": count, "rounds.min_clients": min_clients}
-        settings, run = _new_run(config, override or [], explicit, run_dir)
-    else:
-        fixed = {"--config": config, "--set": override, "--seed": seed, "--min-clients": min_clients}
-        settings, run = _resumed_run(resume, count, {**fixed, "--run-dir": run_dir})
     state = checkpoint.newest(run.checkpoints)
     over = state is not None and bool(state.version >= settings.rounds.last or state.convergence.get("reason"))
     run.close()  # the server's own process has it while it trains
     started = time.monotonic()
     if not over:
-        _deploy(run, settings, listen, app or bundle(), stop)
+        _deploy(run, settings, listen, app, stop)
     run = RunDirectory.existing(run.path)
     state = checkpoint.newest(run.checkpoints) or ServerState(version=0, arrays={})
     print(summary(run, state, rounds=settings.rounds, seconds=time.monotonic() - started, verb="server"))
     run.close()
-    return 0
 
 
 def _deploy(run: RunDirectory, settings: ServerSettings, listen: Listen, app: Path, stop: Event) -> None:
@@ -85,64 +96,19 @@ def _deploy(run: RunDirectory, settings: ServerSettings, listen: Listen, app: Pa
     import logging
 
     from fedmb.federation.drain import Drain
-    from fedmb.launch.deployment import Deployment
+    from fedmb.federation.run_figures import RunFigures
+    from fedmb.launch.deployment import PARTS, Deployment
+    from fedmb.launch.standing import Standing
+    from fedmb.launch.watched import Watched
 
     log = logging.getLogger(__name__)
+    standing, figures = Standing("server", stop, *PARTS), RunFigures(run.metrics, run.checkpoints)
     with (
+        Watched(standing, settings.watching, figures=figures.metrics, line=figures.line) as watched,
         Drain(run.state, stop, settings.rounds.drain_seconds) as drain,
-        Deployment(listen, app, run.state, drain.over, settings.door) as deployment,
+        Deployment(listen, app, run.state, drain.over, settings.door, standing=standing) as deployment,
     ):
         deployment.start()
-        log.info("server listening address=%s run=%s", listen.own_address, run.path)
+        log.info("server listening address=%s run=%s metrics=%s", listen.own_address, run.path, watched.address)
         drain.has_begun = True
         deployment.run(run.config)
-
-
-def _new_run(
-    config: Path | None, overrides: list[str], explicit: dict[str, int | str | None], place: Path | None
-) -> tuple[ServerSettings, RunDirectory]:
-    """Settings and directory of a run that begins."""
-    import time
-    from os import environ
-
-    from fedmb.federation.deployed_server import ServerSettings
-    from fedmb.settings import load, to_toml
-    from fedmb.telemetry.run_directory import RunDirectory
-
-    settings = load(ServerSettings, file=config, overrides=overrides, environ=environ, explicit=explicit)
-    path = place or Path("runs") / time.strftime("%Y-%m-%dT%H-%M-%S")
-    return settings, RunDirectory.create(path, config=to_toml(settings), seed=settings.seed)
-
-
-def _resumed_run(
-    place: Path, rounds: int | str | None, fixed: dict[str, object]
-) -> tuple[ServerSettings, RunDirectory]:
-    """Settings and directory of a run that goes on, with another last round where it is asked for.
-
-    A later last round changes no earlier one, and one that never ends may be given an end; anything else would make it
-    another run.
-    """
-    from fedmb.errors import SettingsError
-    from fedmb.federation.deployed_server import ServerSettings
-    from fedmb.settings import load, to_toml
-    from fedmb.telemetry.run_directory import RunDirectory, write_atomically
-
-    changed = [flag for flag, value in fixed.items() if value is not None]
-    if changed:
-        raise SettingsError(
-            f"a resumed run keeps its settings, got {', '.join(changed)}; leave them out, or start a new run"
-        )
-    run = RunDirectory.existing(place)
-    settings = load(ServerSettings, file=run.config)
-    if rounds is None:
-        return settings, run
-    asked = load(ServerSettings, file=run.config, explicit={"rounds.count": rounds})
-    if asked.rounds.last < settings.rounds.last < math.inf:
-        run.close()
-        raise SettingsError(
-            f"a resumed run may have more rounds than its {settings.rounds.count}, not fewer, got {rounds}; "
-            "leave --rounds out",
-            key="rounds.count",
-        )
-    write_atomically(run.config, to_toml(asked))
-    return asked, run

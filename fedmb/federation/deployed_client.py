@@ -23,6 +23,7 @@ from fedmb.ingest.group_source import GroupSource
 from fedmb.replay.ring_source import RingSource
 from fedmb.replay.served_source import REPLAY
 from fedmb.section import Section
+from fedmb.telemetry.watching_section import Watching
 from fedmb.training.absent_source import AbsentSource, described
 from fedmb.training.device import computing, training_device
 from fedmb.training.distributed import Ranks
@@ -71,6 +72,7 @@ class ClientSettings(Section):
     labels: Labels = Labels()
     replay: Replaying = Replaying()
     rows: Rows = Rows()
+    watching: Watching = Watching()
 
     @model_validator(mode="after")
     def _mixed(self) -> ClientSettings:

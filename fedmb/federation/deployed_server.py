@@ -17,6 +17,7 @@ from fedmb.federation.checkpoint import Checkpoints
 from fedmb.federation.rounds import Rounds
 from fedmb.section import Section
 from fedmb.sizing.learning_rate_section import LearningRate
+from fedmb.telemetry.watching_section import Watching
 from fedmb.training.recipe import Training
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ServerSettings(Section):
     """How every client trains."""
     door: DoorLimits = DoorLimits()
     """What nodes may send, where there is TLS."""
+    watching: Watching = Watching()
 
     @model_validator(mode="after")
     def _enough_clients(self) -> ServerSettings:

@@ -261,6 +261,7 @@ class RoundLoop:
             rows=rows,
             lag=self.watch.lag(state) if self.watch.lag else None,
             clients=len(cohort.accepted),
+            accepted=tuple(sorted(cohort.accepted)),
             rejected=cohort.rejected,
             skipped=cohort.skipped,
             closed_by=cohort.closed_by,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
@@ -53,9 +55,10 @@ class Child:
         """The program's exit code; None while it or anything that it started runs."""
         return self._keeper.poll()
 
-    def wait(self, stop: Event) -> int | None:
-        """The program's exit code once it has ended; None when `stop` was set first."""
-        while (code := self.poll()) is None and not stop.wait(_LOOK_SECONDS):
+    def wait(self, stop: Event, *, seconds: float = math.inf) -> int | None:
+        """The program's exit code once it has ended; None when `stop` was set or the time had passed first."""
+        deadline = time.monotonic() + seconds
+        while (code := self.poll()) is None and time.monotonic() < deadline and not stop.wait(_LOOK_SECONDS):
             continue
         return code
 

@@ -38,12 +38,14 @@ if TYPE_CHECKING:
     from threading import Event
 
     from fedmb.access.door_limits import DoorLimits
+    from fedmb.launch.standing import Standing
 
 log = logging.getLogger(__name__)
 
 HEALTHY_SECONDS = 60.0  # a SuperLink needs 2 to 4 s on an idle machine of two cores
 COMMAND_SECONDS = 60.0  # Flower's short commands take 1 to 2 s
 FINISHED_SECONDS = 10.0  # between the end of a run's log and its final status
+PARTS = ("superlink", "run", "door")  # what may be started again
 _LOOK_SECONDS = 0.1
 _COMPLETED = "finished:completed"
 
@@ -57,11 +59,15 @@ class Deployment:
         state: where a temporary directory and the SuperLink's log go.
         stop: ends every wait when it is set.
         limits: of what nodes may send, where there is a door.
+        standing: told how it goes; its parts are `PARTS`.
     """
 
-    def __init__(self, listen: Listen, app: Path, state: Path, stop: Event, limits: DoorLimits) -> None:
+    def __init__(
+        self, listen: Listen, app: Path, state: Path, stop: Event, limits: DoorLimits, *, standing: Standing
+    ) -> None:
         self.superlink_address = Listen("127.0.0.1", usable_port("127.0.0.1", 0)) if listen.tls else listen
         self.stop = stop
+        self._standing = standing
         self.log_file = state / "superlink.log"
         # A directory for each launch: a second one on the same run must not change the first one's files.
         self._home = Path(tempfile.mkdtemp(prefix="flower-", dir=state))
@@ -72,7 +78,10 @@ class Deployment:
                 commands.connection(self.superlink_address.own_address), encoding="utf-8"
             )
             self._door = (
-                DoorKeeper(listen, self.superlink_address, limits, self._home, self._environment)
+                DoorKeeper(
+                    *(listen, self.superlink_address, limits, self._home, self._environment),
+                    on_restart=lambda: standing.restarted("door"),
+                )
                 if listen.tls
                 else None
             )
@@ -116,6 +125,7 @@ class Deployment:
         if submitted is None:
             return
         run_id = str(submitted["run-id"])
+        self._standing.at_work()
         with Child(commands.follow(run_id), environment=self._environment, output=sys.stderr) as follower:
             while follower.poll() is None and not self._told_to_stop():
                 self._check_superlink()
@@ -148,6 +158,7 @@ class Deployment:
 
     def _told_to_stop(self) -> bool:
         """Wait a moment; True once we are to stop, and then the SuperLink drains while the caller's program does."""
+        self._standing.beat()
         told = self.stop.wait(_LOOK_SECONDS)
         if told and self._superlink is not None:
             self._superlink.ask_to_stop()

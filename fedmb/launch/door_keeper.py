@@ -15,7 +15,7 @@ from fedmb.launch import commands
 from fedmb.launch.child import Child
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from fedmb.access.door_limits import DoorLimits
@@ -36,15 +36,23 @@ class DoorKeeper:
         limits: of what nodes may send.
         home: directory for the door's plan, which names files and holds no secret.
         environment: of the process.
+        on_restart: called each time that it is started again.
     """
 
     def __init__(
-        self, listen: Listen, superlink: Listen, limits: DoorLimits, home: Path, environment: Mapping[str, str]
+        self,
+        listen: Listen,
+        superlink: Listen,
+        limits: DoorLimits,
+        home: Path,
+        environment: Mapping[str, str],
+        on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         assert listen.certificate is not None, "a door is for TLS"
         assert listen.key is not None, "as above"
         self._listen = listen
         self._environment = environment
+        self._on_restart = on_restart
         plan = DoorPlan(
             host=listen.host,
             port=listen.port,
@@ -89,6 +97,7 @@ class DoorKeeper:
             )
         log.warning("door ended code=%d, started again", code)
         self._child.stop()
+        self._on_restart()
         self.start()
 
     def ask_to_stop(self) -> None:

@@ -12,6 +12,7 @@ from fedmb.access.knock import knock, wait_until_let_in
 from fedmb.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from threading import Event
 
@@ -143,10 +144,13 @@ class Server:
         """Ask whether it lets us in; the errors are those of `fedmb.access.knock`."""
         knock(self.host, self.port, tls=not self.insecure, roots=self.root_certificates, key=self.node_key)
 
-    def wait_until_let_in(self, stop: Event) -> None:
-        """Knock until it does, or `stop` is set; the errors are those of `fedmb.access.knock`."""
+    def wait_until_let_in(self, stop: Event, on_knock: Callable[[], None] = lambda: None) -> None:
+        """Knock until it does, or `stop` is set, calling `on_knock` each time; the errors are those of `knock`."""
         wait_until_let_in(
-            self.host, self.port, stop, tls=not self.insecure, roots=self.root_certificates, key=self.node_key
+            *(self.host, self.port, stop, on_knock),
+            tls=not self.insecure,
+            roots=self.root_certificates,
+            key=self.node_key,
         )
 
 

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Self
 from fedmb.launch.child import Child
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +28,22 @@ class KeptRunning:
         command: program and arguments.
         environment: of the program.
         output: where what it says goes; to stderr if left out.
+        on_restart: called each time that it is started again.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        output: IO[bytes] | None = None,
+        on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         self._name = name
         self._command = command
         self._environment = environment
         self._output = output
+        self._on_restart = on_restart
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"fedmb-{name}")
 
@@ -51,8 +58,14 @@ class KeptRunning:
             if time.monotonic() - started > LONG_LIFE_SECONDS:
                 pause = SHORTEST_SECONDS
             log.warning("%s ended code=%d again_seconds=%g", self._name, code, pause)
-            self._stop.wait(pause)
+            if self._stop.wait(pause):
+                return
+            self._on_restart()
             pause = min(2 * pause, LONGEST_SECONDS)
+
+    def ask_to_stop(self) -> None:
+        """Let the program drain; leaving the block waits for it."""
+        self._stop.set()
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -8,7 +8,7 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
-from fedmb.errors import FedmbError
+from fedmb.errors import AccessDenied, FedmbError, Unreachable
 from fedmb.launch import commands
 from fedmb.launch.child import Child
 from fedmb.launch.kept_running import KeptRunning
@@ -17,17 +17,19 @@ from fedmb.settings.toml import value_text
 from fedmb.telemetry.run_directory import locked, write_atomically
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from threading import Event
 
     from fedmb.federation.deployed_client import ClientSettings
     from fedmb.launch.endpoint import Server
+    from fedmb.launch.standing import Standing
 
 log = logging.getLogger(__name__)
 
 SHORT_LIFE_SECONDS = 10.0  # a SuperNode that was started wrongly ends sooner: it takes 2 to 4 s to connect
 SHORT_LIVES = 3  # in a row, before starting it again is given up; one may be a server that just went
 AGAIN_SECONDS = 1.0  # before it is started again
+PROBE_SECONDS = 5.0  # between two looks at whether the server answers; the SuperNode says nothing while it does not
+PARTS = ("node", "trainer")  # what may be started again
 
 
 class Node:
@@ -37,12 +39,13 @@ class Node:
         settings: the client's own; written to its state directory, where each message's process reads them.
         server: what it connects to.
         port: of its own programs, on loopback.
+        standing: told how it goes; its parts are `PARTS`.
 
     Raises:
         AlreadyOwned: another live client has the state directory.
     """
 
-    def __init__(self, settings: ClientSettings, server: Server, *, port: int) -> None:
+    def __init__(self, settings: ClientSettings, server: Server, *, port: int, standing: Standing) -> None:
         directory = settings.directory.resolve()
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = locked(directory / "owner.lock", directory, kind="a client's directory")
@@ -57,8 +60,11 @@ class Node:
         self._command = commands.supernode(server, port=port, node_config=node_config)
         self._environment = commands.environment(home)
         self._server = server
-        trainer = KeptRunning("trainer", commands.trainer(file), self._environment)
-        self._beside: AbstractContextManager[object] = trainer if settings.resident else nullcontext()
+        self._standing = standing
+        trainer = KeptRunning(
+            "trainer", commands.trainer(file), self._environment, on_restart=lambda: standing.restarted("trainer")
+        )
+        self._trainer = trainer if settings.resident else None
 
     def supervise(self, stop: Event) -> None:
         """Run the SuperNode, and the client's trainer beside it, until `stop` is set; what ends is started again.
@@ -70,18 +76,21 @@ class Node:
             AccessDenied: the server does not let this client in, or the client does not trust the server.
             FedmbError: it ended at once several times in a row, so starting it again would not help.
         """
-        with self._beside:
+        with self._trainer or nullcontext():
             self._supervise_node(stop)
 
     def _supervise_node(self, stop: Event) -> None:
         short_lives = 0
         while not stop.is_set():
-            self._server.wait_until_let_in(stop)
+            self._server.wait_until_let_in(stop, self._standing.beat)
             if stop.is_set():
                 return
             started = time.monotonic()
             with Child(self._command, environment=self._environment, output=sys.stderr) as child:
-                code = child.wait(stop)
+                self._standing.at_work()
+                code = self._watched_end(child, stop)
+                if stop.is_set() and self._trainer:
+                    self._trainer.ask_to_stop()  # both at once: each has its grace period
             if code is None:
                 return
             short_lives = short_lives + 1 if time.monotonic() - started < SHORT_LIFE_SECONDS else 0
@@ -91,7 +100,27 @@ class Node:
                     "what it says above"
                 )
             log.warning("node ended code=%d again_seconds=%g", code, AGAIN_SECONDS)
+            self._standing.amiss(f"the SuperNode ended with code {code}")
+            self._standing.restarted("node")
             stop.wait(AGAIN_SECONDS)
+
+    def _watched_end(self, child: Child, stop: Event) -> int | None:
+        """The SuperNode's exit code; None once we are to stop. Asks now and then whether the server answers."""
+        asked = time.monotonic()
+        while (code := child.wait(stop, seconds=PROBE_SECONDS)) is None and not stop.is_set():
+            self._standing.beat()
+            if time.monotonic() - asked >= PROBE_SECONDS:
+                self._probe()
+                asked = time.monotonic()
+        return code
+
+    def _probe(self) -> None:
+        try:
+            self._server.knock()
+        except (Unreachable, AccessDenied) as error:
+            self._standing.amiss(str(error))
+        else:
+            self._standing.at_work()
 
     def __enter__(self) -> Self:
         return self

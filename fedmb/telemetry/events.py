@@ -28,6 +28,8 @@ class RoundReport:
     """Records that streams hold beyond the model's ledger; None where nobody can tell."""
     clients: int
     """Clients whose update was aggregated."""
+    accepted: tuple[str, ...] = ()
+    """Their names, sorted."""
     rejected: Mapping[str, str] = field(default_factory=dict)
     """Clients whose reply was refused or failed, with the reason."""
     skipped: tuple[str, ...] = ()
@@ -62,6 +64,7 @@ class RoundReport:
             "rows_per_second": _number(round(self.rows_per_second, 1)),
             "lag": self.lag,
             "clients": self.clients,
+            "accepted": list(self.accepted),
             "rejected": dict(self.rejected),
             "set_aside": self.set_aside,
             "monitor": {name: _number(value) for name, value in self.monitor.items()},

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from fedmb.telemetry.json_lines import JsonLinesFormatter
 
 FORMAT = "%(asctime)s %(message)s"
+FORM = "_FEDMB_LOG"  # in the environment: "json" for processes whose starter writes JSON; no setting, so no FEDMB_
 
 
-def show_log_lines(level: int = logging.INFO, *, json: bool = False) -> None:
+def show_log_lines(level: int = logging.INFO, *, json: bool | None = None) -> None:
     """Write what fedmb logs to stderr, once however often this is called.
 
     Flower's processes also log each HTTP request; a handler on the root logger would show those.
 
     Args:
         level: least level shown.
-        json: one JSON object a line instead of words.
+        json: one JSON object a line instead of words; None does as the process that started this one.
     """
     own = logging.getLogger("fedmb")
     own.setLevel(level)
     if not own.handlers:
-        own.addHandler(_handler(json=json))
+        own.addHandler(_handler(json=os.environ.get(FORM) == "json" if json is None else json))
         own.propagate = False
 
 

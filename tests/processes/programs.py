@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,6 +105,26 @@ def command_line(process):
         return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return ""
+
+
+def asked(metrics, path):
+    """Status and text of another path beside the URL of a process's metrics."""
+    try:
+        with urllib.request.urlopen(metrics.replace("/metrics", path), timeout=10) as answer:  # noqa: S310  # our own, on loopback
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def figures_at(metrics):
+    """Figures of a process by name, those with labels added up."""
+    found = {}
+    for line in asked(metrics, "/metrics")[1].splitlines():
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            name = name.partition("{")[0]
+            found[name] = found.get(name, 0.0) + float(value)
+    return found
 
 
 def certificates(place):

@@ -1,10 +1,9 @@
 """A real `fedmb stream run`, and what it says of itself while it runs."""
 
-import urllib.request
 from pathlib import Path
 
 from counting import SCHEMA
-from programs import Program
+from programs import Program, figures_at
 
 from fedmb.federation.stream_schema import schema_text
 
@@ -20,16 +19,7 @@ def daemon(place, url, ring, *settings, name="daemon", schema=SCHEMA):
 
 def figures(running):
     """Its metrics by name, those with labels added up."""
-    address = running.logged("metrics=").split()[0]
-    with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310  # its own metrics, on loopback
-        lines = answer.read().decode().splitlines()
-    found = {}
-    for line in lines:
-        if not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            name = name.partition("{")[0]
-            found[name] = found.get(name, 0.0) + float(value)
-    return found
+    return figures_at(running.logged("metrics=").split()[0])
 
 
 def rows_kept(running):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
-from programs import Program, certificates, command_line, until
+from programs import Program, asked, certificates, command_line, figures_at, until
 
 from fedmb.exit_codes import ExitCode
 from fedmb.federation import checkpoint
@@ -57,9 +57,13 @@ def federation(place):
             found.first = (server.ended(), server.output, server.log)
             found.metrics = [entry for _, entry in read_lines(place / "run" / "metrics.jsonl")]
             found.state = checkpoint.newest(place / "run" / "checkpoints")
-            resume = ["--resume", "run", "--rounds", 3, "--port", address.rpartition(":")[2]]
+            resume = ["--resume", "run", "--rounds", 3, "--port", address.rpartition(":")[2], "--json"]
             with Program(place, "resumed", "server", *resume) as resumed:
+                metrics = resumed.logged('"metrics": "').partition('"')[0]
+                found.shown = figures_at(metrics)
+                found.health = [asked(metrics, path) for path in ("/healthz", "/readyz")]
                 found.second = (resumed.ended(), resumed.output, resumed.log)
+            found.shown |= figures_at(one.logged("metrics=").split()[0])
             for client in (one, two):
                 client.send(signal.SIGTERM)
             found.clients = [client.ended() for client in (one, two)]
@@ -101,6 +105,27 @@ def test_a_finished_run_goes_on_with_more_rounds_and_the_same_clients(federation
     assert "rounds      3 of 3" in output
     assert entries[:2] == federation.metrics
     assert entries[2]["clients"] == 2
+
+
+def test_who_watches_sees_the_rounds_and_rows_of_server_and_client(federation):
+    learnt = sum(sum(entry["rows"].values()) for entry in federation.metrics)
+
+    assert federation.shown["fedmb_server_rounds_total"] == 2
+    assert federation.shown["fedmb_server_rows_total"] == learnt
+    assert federation.shown["fedmb_server_accepted_updates_total"] == 4
+    assert federation.shown["fedmb_client_rounds_total"] == 3
+    assert federation.shown["fedmb_client_restarts_total"] <= 1  # the SuperNode, if it saw the second server's start
+    assert federation.health[0] == (200, "ok\n")
+
+
+def test_every_line_of_a_server_with_json_is_one_object(federation):
+    _, _, log = federation.second
+    lines = [json.loads(line) for line in log.splitlines()]
+
+    assert {"time", "level", "logger", "event", "fields"} == set().union(*lines)
+    closed = [line["fields"] for line in lines if line["event"] == "round closed"]
+    assert [fields["round"] for fields in closed] == [3]
+    assert closed[0]["rows/s"] > 0
 
 
 def test_clients_drain_on_sigterm(federation):

@@ -24,9 +24,9 @@ def serve(
     from os import environ
     from runpy import run_path
 
-    from fedmb.cli.failure import code_of, disk_refusal, draining
+    from fedmb.cli.failure import draining
+    from fedmb.cli.log_form import logged_failure
     from fedmb.errors import FedmbError, SettingsError
-    from fedmb.exit_codes import ExitCode
     from fedmb.launch import bundle
     from fedmb.telemetry.log_lines import show_all_warnings
 
@@ -45,12 +45,9 @@ def serve(
         settings = load(ReplayServe, file=config, overrides=override or [], environ=environ, explicit=explicit)
         rows = run_path(str(program))["run"](settings, stop)
     except (FedmbError, OSError) as error:
-        refusal = str(error) if isinstance(error, FedmbError) else disk_refusal(error)
-        if not json or not refusal:
+        code = logged_failure(log, "service", error) if json else None
+        if code is None:
             raise
-        reason = "; ".join([refusal, *getattr(error, "__notes__", ())])
-        code = code_of(error) if isinstance(error, FedmbError) else ExitCode.DISK
-        log.error("service failed error=%s reason=%s code=%d", type(error).__name__, reason, code)  # noqa: TRY400  # no traceback: the user's to mend
         return code
     print(f"served {len(settings.tables)} tables with {rows} rows")
     return 0

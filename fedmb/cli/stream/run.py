@@ -27,9 +27,9 @@ def run(
     from os import environ
     from runpy import run_path
 
-    from fedmb.cli.failure import code_of, disk_refusal, draining
+    from fedmb.cli.failure import draining
+    from fedmb.cli.log_form import logged_failure
     from fedmb.errors import FedmbError, SettingsError
-    from fedmb.exit_codes import ExitCode
     from fedmb.launch import bundle
     from fedmb.telemetry.log_lines import show_all_warnings
 
@@ -48,12 +48,9 @@ def run(
         settings = load(StreamRun, file=config, overrides=override or [], environ=environ, explicit=explicit)
         moved = run_path(str(program))["run"](settings, stop)
     except (FedmbError, OSError) as error:
-        refusal = str(error) if isinstance(error, FedmbError) else disk_refusal(error)
-        if not json or not refusal:
+        code = logged_failure(log, "daemon", error) if json else None
+        if code is None:
             raise
-        reason = "; ".join([refusal, *getattr(error, "__notes__", ())])
-        code = code_of(error) if isinstance(error, FedmbError) else ExitCode.DISK
-        log.error("daemon failed error=%s reason=%s code=%d", type(error).__name__, reason, code)  # noqa: TRY400  # no traceback: the user's to mend
         return code
     print(f"moved {moved.rows} rows of {moved.records} records to {settings.ring}")
     return 0
