@@ -31,6 +31,18 @@ def train(message: Message, context: Context) -> Message:
     )
 
 
+@app.query()
+def begin(message: Message, context: Context) -> Message:
+    """Build the model that a run begins with, which a server without torch asks for, once."""
+    from fedmb.federation.deployed_client import ClientSettings, begun
+    from fedmb.federation.initial_model import answer_to
+    from fedmb.settings import load
+
+    show_log_lines()
+    settings = load(ClientSettings, file=Path(str(context.node_config["settings"])))
+    return answer_to(message, lambda beginning: begun(settings, beginning), client=settings.name)
+
+
 def alone(message: Message, context: Context) -> Message:
     """Learn in this process: the same bits, once torch and all else are imported."""
     from fedmb.federation.client import reply_to

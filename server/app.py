@@ -18,6 +18,7 @@ from fedmb.telemetry.console import LogLines
 from fedmb.telemetry.log_lines import show_log_lines
 from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import JsonLines, TensorBoard
+from fedmb.training.choices import torch_is_here
 from fedmb.training.device import computing
 from fedmb.training.task import TaskWithData, load_task
 
@@ -37,8 +38,10 @@ def main(grid: Grid, context: Context) -> None:
         file = Path(str(context.run_config["settings"]))
         settings = load(ServerSettings, file=file)
         run = open_parts.enter_context(closing(RunDirectory.existing(file.parent)))
-        open_parts.enter_context(computing(threads=settings.threads, repeatable=True))
-        task = load_task(settings.task)
+        task = None  # without torch clients build the first model, and score it on what they learn
+        if torch_is_here():
+            open_parts.enter_context(computing(threads=settings.threads, repeatable=True))
+            task = load_task(settings.task)
         strategy = strategy_from(
             settings.aggregation, fraction_train=settings.rounds.fraction_train, seed=settings.seed, directory=run.state
         )

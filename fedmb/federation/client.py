@@ -9,19 +9,18 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedmb.errors import FedmbError
+from fedmb.federation.initial_model import Beginning, answer_to
 from fedmb.federation.residual import Residual
-from fedmb.federation.wire import Instruction, read_instruction, update_to_record
+from fedmb.federation.wire import FAILED, Instruction, read_instruction, update_to_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fedmb.federation.wire import Carrying
     from fedmb.training.local_update import LocalUpdate
-    from fedmb.update import Update
+    from fedmb.update import Arrays, Update
 
 log = logging.getLogger(__name__)
-
-FAILED = 100  # first error code that Flower leaves to applications
 
 
 def reply_to(
@@ -94,5 +93,16 @@ def client_app(
         return reply_to(
             message, lambda instruction: learnt(trainer, instruction), client=name, residual=residuals[name]
         )
+
+    @app.query()
+    def begin(message: Message, context: Context) -> Message:
+        from fedmb.training.parameters import initial_arrays
+
+        trainer = trainer_of(context)
+
+        def built(beginning: Beginning) -> Arrays:
+            return initial_arrays(trainer.task, beginning.seed, build=trainer.training.build_model)
+
+        return answer_to(message, built, client=trainer.client)
 
     return app

@@ -29,6 +29,7 @@ from fedmb.training.device import computing, training_device
 from fedmb.training.distributed import Ranks
 from fedmb.training.local_update import LocalUpdate
 from fedmb.training.named_object import check_code
+from fedmb.training.parameters import initial_arrays
 from fedmb.training.recipe import Training
 from fedmb.training.task import load_task
 
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fedmb.federation.client_source import ClientSource
+    from fedmb.federation.initial_model import Beginning
     from fedmb.federation.wire import Instruction
     from fedmb.training.task import Task
-    from fedmb.update import Update
+    from fedmb.update import Arrays, Update
 
 
 log = logging.getLogger(__name__)
@@ -154,6 +156,17 @@ def trainer_for(
     except BaseException:
         source.close()
         raise
+
+
+def begun(settings: ClientSettings, beginning: Beginning) -> Arrays:
+    """The model that a run begins with, to the bit as a server with torch builds it.
+
+    Raises:
+        SettingsError: the task cannot be imported, or does not bear the server's way to train.
+    """
+    asked = beginning.training
+    build = None if asked is None else _agreed(asked, settings.training).build_model
+    return initial_arrays(load_task(settings.task), beginning.seed, build=build)
 
 
 def held_back(settings: ClientSettings, trainer: LocalUpdate) -> str | None:

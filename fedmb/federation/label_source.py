@@ -19,11 +19,11 @@ from fedmb.errors import SettingsError
 from fedmb.ingest.known_rows import KnownRows
 from fedmb.ingest.log_source import LogSource
 from fedmb.section import Section
-from fedmb.training.delayed_labels import DelayedLabels
 
 if TYPE_CHECKING:
     from fedmb.batch.minibatch import Schema
     from fedmb.batch.source import BatchSource
+    from fedmb.training.delayed_labels import DelayedLabels
     from fedmb.training.task import Task
 
 
@@ -96,6 +96,8 @@ class Labels(Section):
             SettingsError: a source is no log, questions come from several partitions, or both are one stream.
             ShapeError: the key is no whole number.
         """
+        from fedmb.training.delayed_labels import DelayedLabels
+
         assert self.key is not None, "beside a source"
         try:
             asked, answered = _logs(questions, answers)

@@ -11,9 +11,8 @@ from fedmb.aggregation.blockwise import changes
 from fedmb.arrays.bfloat16 import is_real, widened
 from fedmb.errors import ShapeError
 from fedmb.sizing.noise_scale import heterogeneity, noise_of
-from fedmb.telemetry.delayed_score import DELAYED
+from fedmb.telemetry.delayed_score import DELAYED, LABELS, TRAINED
 from fedmb.telemetry.prequential import prequential_means
-from fedmb.training.delayed_labels import LABELS
 from fedmb.update import added
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ def monitored(updates: Sequence[Update], before: Arrays, after: Arrays, stack: S
 
     `stack` holds the models that the updates brought, which need not carry them any more.
 
+    - `train_accuracy`, …: metrics of the clients' rows before each step;
     - `gradient_norm`: mean over the clients' steps, with a guard;
     - `update_ratio`: |change of the global model| / |global model|;
     - `skipped`: steps whose gradient was thrown away;
@@ -62,6 +62,8 @@ def monitored(updates: Sequence[Update], before: Arrays, after: Arrays, stack: S
         if updates and all(name in update.sums for update in updates):
             figures[name] = sums[name]
     figures |= {name: value for name, value in sums.items() if name.startswith(LABELS)}
+    if units := sums.get("units"):
+        figures |= {name: value / units for name, value in sums.items() if name.startswith(TRAINED)}
     said = {name.removeprefix(DELAYED): value for name, value in sums.items() if name.startswith(DELAYED)}
     figures |= {DELAYED + name: mean for name, mean in prequential_means(said).items()}
     return figures | prequential_means(sums) | across_clients(updates, before, stack)

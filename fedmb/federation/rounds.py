@@ -157,7 +157,7 @@ class RoundLoop:
         remember(self.strategy, state.strategy)
         while state.version < self.rounds.last and not self.stop.is_set() and not self.convergence.reason:
             started = time.monotonic()
-            self._collector.wait_for_nodes(self.rounds.min_clients, self.rounds.connect_seconds, self.stop)
+            self.wait_for_nodes()
             if self.stop.is_set():
                 break
             cohort = self._ask(state, everyone=news.is_on or fruitless > 0)
@@ -176,6 +176,14 @@ class RoundLoop:
             if cohort.accepted or not self.rounds.is_endless:
                 state = self._closed(state, cohort, arrays, time.monotonic() - started)
         return state
+
+    def wait_for_nodes(self) -> None:
+        """Block until as many clients are connected as a round needs, or the run is to stop.
+
+        Raises:
+            NotEnoughData: they were not in time.
+        """
+        self._collector.wait_for_nodes(self.rounds.min_clients, self.rounds.connect_seconds, self.stop)
 
     def _ask(self, state: ServerState, *, everyone: bool) -> Cohort:
         closing, number = self.rounds.closing, state.version + 1

@@ -1,16 +1,19 @@
-"""The server's half: a model, its rounds, its checkpoints and its telemetry."""
+"""The server's half: a model, its rounds, its checkpoints and its telemetry.
+
+It averages without torch; with torch it also builds the model that a run begins with, and scores it.
+"""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedmb.errors import SettingsError
 from fedmb.federation import checkpoint
 from fedmb.federation.checkpoint import ServerState
+from fedmb.federation.initial_model import Beginning, initial_model
 from fedmb.federation.rounds import RoundLoop, Rounds, Watch
-from fedmb.training.evaluate import evaluate
-from fedmb.training.parameters import initial_arrays, load_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +38,8 @@ class Server:
     """Trains one task in one run directory; a new process on the same directory continues where the last one stopped.
 
     Args:
-        task: what is learnt; the same class on server and clients.
+        task: what is learnt; the same class on server and clients. None where the server has no torch to build its
+            model: then the clients are asked for the one to begin with, which has the same bits.
         rounds: how many rounds, and whom they wait for.
         strategy: any Flower strategy.
         run: the run directory, whose newest whole checkpoint is the start.
@@ -51,7 +55,7 @@ class Server:
 
     def __init__(
         self,
-        task: Task,
+        task: Task | None,
         rounds: Rounds,
         strategy: Strategy,
         run: RunDirectory,
@@ -74,7 +78,7 @@ class Server:
                 f"a run keeps its seed, {run.path} was started with {found.seed}, got {seed}; use another run directory"
             )
         build = training.build_model if training else None
-        self.state = found or ServerState(version=0, arrays=initial_arrays(task, seed, build=build), seed=seed)
+        self.state = found or ServerState(version=0, arrays=_initial(task, seed, build), seed=seed)
 
     def train(
         self, grid: Grid, *, sinks: Sequence[Sink] = (), watch: Watch | None = None, stop: Event | None = None
@@ -82,7 +86,7 @@ class Server:
         """Rounds until the last; every state is durable before the next round starts.
 
         Raises:
-            NotEnoughData: clients are missing or fail round after round.
+            NotEnoughData: clients are missing or fail round after round, or none gives a model to begin with.
             OSError: a checkpoint cannot be written; the one before it is whole.
         """
 
@@ -105,6 +109,13 @@ class Server:
             training=told,
             wire=self.wire,
         )
+        if not self.state.arrays:
+            loop.wait_for_nodes()
+            asked = Beginning(self.state.seed, told)
+            begun = initial_model(grid, asked, deadline_seconds=self.rounds.deadline_seconds, stop=stop)
+            if begun is None:
+                return self.state
+            self.state = replace(self.state, arrays=begun)
         return loop.run(self.state)
 
 
@@ -115,6 +126,9 @@ def scorer(
 
     The figures of group "" keep their names; those of a group "departed" are called "departed_accuracy" and so on.
     """
+    from fedmb.training.evaluate import evaluate
+    from fedmb.training.parameters import load_arrays
+
     model = build(task) if build else task.build_model()
 
     def score(state: ServerState) -> dict[str, float]:
@@ -129,3 +143,12 @@ def scorer(
         return evaluate(task, model, columns)
 
     return score
+
+
+def _initial(task: Task | None, seed: int, build: BuildModel | None) -> Arrays:
+    """The model that round 1 starts from; none yet where the clients are to be asked."""
+    if task is None:
+        return {}
+    from fedmb.training.parameters import initial_arrays
+
+    return initial_arrays(task, seed, build=build)

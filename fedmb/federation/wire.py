@@ -56,6 +56,7 @@ TERMS = "fedmb-terms"
 LAYOUT = "fedmb-layout"
 WIRE = "fedmb-wire"
 FORM = "fedmb-form"
+FAILED = 100  # first error code that Flower leaves to applications
 
 
 class Carrying(Protocol):

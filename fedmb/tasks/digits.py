@@ -1,5 +1,7 @@
 """Handwritten digits: 1,797 real 8x8 images in ten classes, carried in the package.
 
+Their rows are had without torch, so that a feeder can do without it.
+
 Data: UCI "Optical Recognition of Handwritten Digits" (CC BY 4.0); see `data/LICENSE-digits.md`.
 """
 
@@ -9,8 +11,6 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
-from torch.nn import functional
 
 from fedmb.batch.minibatch import Column, Columns
 from fedmb.errors import SettingsError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+    from torch import Tensor, nn
 
     from fedmb.training.task import Rows
 
@@ -35,6 +36,8 @@ class Digits:
 
     def build_model(self) -> nn.Module:
         """A perceptron of 9,610 parameters."""
+        from torch import nn
+
         return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
 
     def forward(self, model: nn.Module, rows: Rows) -> Tensor:
@@ -44,6 +47,8 @@ class Digits:
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         """Cross entropy of each example, `(examples,)`."""
+        from torch.nn import functional
+
         return functional.cross_entropy(outputs, rows["label"].long(), reduction="none")
 
     def metrics(self, outputs: Tensor, rows: Rows) -> Mapping[str, Tensor]:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Key: TypeAlias = int | str
 DELAYED = "delayed_"
 """What the names of this score's sums begin with where they travel beside those of another."""
+TRAINED = "train_"
+"""What the names of the task's metrics begin with where they travel summed over the rows that were learnt."""
+LABELS = "labels_"
+"""What the names of the counts of late labels begin with where they travel beside a round's sums."""
 
 
 class _Prediction(NamedTuple):

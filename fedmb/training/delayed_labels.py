@@ -18,7 +18,7 @@ import torch
 from fedmb.batch.label_join import LabelJoin
 from fedmb.batch.minibatch import MiniBatch
 from fedmb.errors import NotEnoughData, SettingsError, ShapeError, Unreachable
-from fedmb.telemetry.delayed_score import DELAYED, DelayedScore
+from fedmb.telemetry.delayed_score import DELAYED, LABELS, DelayedScore
 from fedmb.telemetry.prequential import Prequential
 from fedmb.training.task import tensors
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from fedmb.training.drift import Scoring
     from fedmb.training.task import Task
 
-LABELS = "labels_"
-"""What the names of the counts begin with that travel beside a round's sums."""
 _KEYS = {"join", "score"}
 
 

@@ -6,12 +6,12 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
-
 from fedmb.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
 
 def training_device(name: str = "auto") -> torch.device:
@@ -22,6 +22,8 @@ def training_device(name: str = "auto") -> torch.device:
     Raises:
         SettingsError: the name is unknown, or this machine has no such device.
     """
+    import torch
+
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         name = "cuda" if gpus else "cpu"
@@ -68,6 +70,8 @@ def computing(*, threads: int, repeatable: bool) -> Iterator[None]:
     """
     if threads < 1:
         raise SettingsError(f"threads must be at least 1, got {threads}; threads_for(clients) gives a fair share")
+    import torch
+
     before = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()

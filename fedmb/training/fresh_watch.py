@@ -20,7 +20,9 @@ import torch
 from fedmb.batch.minibatch import MiniBatch
 from fedmb.batch.replay_share import SharesReplay, replay_share
 from fedmb.errors import SettingsError
+from fedmb.telemetry.prequential import Prequential
 from fedmb.training.distributed import Ranks
+from fedmb.training.drift import DriftResponse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,8 +31,7 @@ if TYPE_CHECKING:
 
     from fedmb.batch.source import BatchSource
     from fedmb.sizing.schedule import Schedule
-    from fedmb.telemetry.prequential import Prequential
-    from fedmb.training.drift import DriftDetector, DriftResponse
+    from fedmb.training.drift import Drift, DriftDetector, Scoring
     from fedmb.training.step import StepReport
     from fedmb.training.tally import Seen
 
@@ -245,3 +246,40 @@ def _figures(seen: Sequence[Seen]) -> tuple[list[str], NDArray[np.float64]]:
         values = torch.cat([values, (values[-1:] != 0).double()])
         read: NDArray[np.float64] = values.cpu().numpy()
     return [*names, "units", "rows"], read
+
+
+def watch_for(
+    source: BatchSource,
+    scoring: Scoring,
+    drift: Drift,
+    *,
+    client: str,
+    ranks: Ranks,
+    rows_multiple: int,
+    multiple: int,
+) -> FreshWatch | None:
+    """Scores and alarms of a stream; None for a table, which has no fresh rows, and where all is off.
+
+    Args:
+        source: the trainer's.
+        scoring: which scores are kept.
+        drift: what rings, and what an alarm changes.
+        client: name in the log line of an alarm.
+        ranks: the trainer's processes.
+        rows_multiple: batch sizes are multiples of it, those after an alarm too.
+        multiple: as in `FreshWatch`.
+    """
+    detector = drift.build()
+    is_endless = ranks.told(math.isinf(source.examples_per_epoch))  # rank 0's source is the client's
+    if not is_endless or (not scoring.window and detector is None):
+        return None
+    return FreshWatch(
+        source,
+        prequential=Prequential(window=scoring.window, fading=scoring.fading) if scoring.window else None,
+        detector=detector,
+        response=DriftResponse(drift, multiple=rows_multiple) if detector is not None else None,
+        every=scoring.every,
+        client=client,
+        ranks=ranks,
+        multiple=multiple,
+    )

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 
 from fedmb.section import Section
-from fedmb.training.guard import Clip, Finite, GradientGuard, Spike
-from fedmb.training.rollback import RollbackPoint
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from fedmb.training.guard import GradientGuard
+    from fedmb.training.rollback import RollbackPoint
 
 
 class Guarding(Section):
@@ -39,6 +40,8 @@ class Guarding(Section):
 
     def build(self) -> GradientGuard | None:
         """The guard, or None where nothing is guarded."""
+        from fedmb.training.guard import Clip, Finite, Spike
+
         parts: list[GradientGuard] = []
         if math.isfinite(self.clip_norm):
             parts.append(Clip(self.clip_norm))
@@ -55,4 +58,6 @@ class Guarding(Section):
 
     def build_rollback(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> RollbackPoint | None:
         """Where to go back to, or None where nothing does."""
+        from fedmb.training.rollback import RollbackPoint
+
         return None if math.isinf(self.spike_factor) else RollbackPoint(model, optimizer, every=self.rollback_every)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from fedmb.errors import SettingsError
-from fedmb.training.norm import BATCH_NORMS, FrozenNorm, GhostNorm, frozen_norm, ghost_norm, group_norm, layer_norm
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fedmb.sizing.sizing_section import Sizing
-    from fedmb.training.travelling import Travels
-
-NormName: TypeAlias = Literal["as_built", "ghost", "group", "layer", "frozen"]
+    from fedmb.training.choices import NormName, Travels
 
 
 def check_norm(
@@ -55,6 +52,8 @@ def with_norm(model: nn.Module, norm: NormName, group: int | None, travels: Trav
     """
     if (norm, travels) == ("as_built", "all"):
         return model
+    from fedmb.training.norm import BATCH_NORMS, frozen_norm, ghost_norm, group_norm, layer_norm
+
     if not any(isinstance(layer, BATCH_NORMS) for layer in model.modules()):
         what, value, rest = ("norm", norm, "as_built") if norm != "as_built" else ("norm_travels", travels, "all")
         raise SettingsError(
@@ -83,6 +82,8 @@ def check_cuts(model: nn.Module, *, multiple: int, cut_by: str | None) -> None:
     """
     if cut_by is None:
         return
+    from fedmb.training.norm import BATCH_NORMS, FrozenNorm, GhostNorm
+
     for name, layer in model.named_modules():
         is_blind = isinstance(layer, FrozenNorm) or (isinstance(layer, GhostNorm) and multiple % layer.group == 0)
         if isinstance(layer, BATCH_NORMS) and not is_blind:
@@ -95,6 +96,8 @@ def check_cuts(model: nn.Module, *, multiple: int, cut_by: str | None) -> None:
 
 def norm_momentum(model: nn.Module) -> float | None:
     """Momentum of the model's batch norms; None where it has none that learns."""
+    from fedmb.training.norm import FrozenNorm
+
     for layer in model.modules():
         momentum = getattr(layer, "momentum", None)
         if isinstance(momentum, float) and not isinstance(layer, FrozenNorm):

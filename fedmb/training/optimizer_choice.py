@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from fedmb.errors import SettingsError
+from fedmb.training.choices import OptimizerName
 from fedmb.training.named_object import named_object
 from fedmb.training.optimizers import Lamb, Lars, parameter_groups
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from fedmb.training.optimizers import Group
 
-OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "lars", "lamb"]
 Options: TypeAlias = Mapping[str, bool | int | float | str | tuple[float, ...] | None]
 """Further arguments of an optimiser's constructor."""
 

@@ -16,11 +16,12 @@ Source: Micikevicius et al. 2018, arXiv:1710.03740, section 3.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
 from fedmb.errors import Diverged, SettingsError
+from fedmb.training.choices import Format
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-Format: TypeAlias = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SMALLEST_SCALE = 2.0**-24  # fp16's own smallest number; a loss that overflows even so is not finite at any scale
 

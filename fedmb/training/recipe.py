@@ -1,4 +1,8 @@
-"""The settings `[training]`: every technique of the mini-batch switched on by name, built and wired in one place."""
+"""The settings `[training]`: every technique of the mini-batch switched on by name, built and wired in one place.
+
+Read without torch, as by a server that only averages, they are checked for all that torch need not be asked for; the
+rest is checked by the clients, who refuse the round.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +17,11 @@ from fedmb.sizing.learning_rate_section import LearningRate
 from fedmb.sizing.pacing import Pacing, Values, pacing
 from fedmb.sizing.sizing_section import Sizing
 from fedmb.telemetry.energy import Meter, available_meter
-from fedmb.telemetry.prequential import Prequential
-from fedmb.training.drift import Drift, DriftResponse, Scoring
-from fedmb.training.fresh_watch import FreshWatch
+from fedmb.training.choices import Format, NormName, OptimizerName, Travels, check_overlap, torch_is_here
+from fedmb.training.drift import Drift, Scoring
 from fedmb.training.guarding import Guarding
-from fedmb.training.microbatch import Split
 from fedmb.training.named_object import named_object
-from fedmb.training.norm_choice import NormName, check_cuts, check_norm, norm_momentum, with_norm
-from fedmb.training.optimizer_choice import (
-    OptimizerName,
-    betas_of,
-    check_values,
-    checked_class,
-    groups_for,
-    optimizer_of,
-)
-from fedmb.training.optimizers import parameter_groups
-from fedmb.training.precision import Format, Precision
-from fedmb.training.recompute import checkpointed
-from fedmb.training.regularize import DropoutRule, Proximal, TimescaleDecay
-from fedmb.training.step import TrainStep
-from fedmb.training.trainer import Trainer
-from fedmb.training.travelling import Travels
-from fedmb.training.underway import check_overlap
-from fedmb.training.weight_average import WeightAverage
+from fedmb.training.norm_choice import check_cuts, check_norm, norm_momentum, with_norm
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +29,10 @@ if TYPE_CHECKING:
 
     from fedmb.batch.source import BatchSource
     from fedmb.training.distributed import Ranks
+    from fedmb.training.microbatch import Split
+    from fedmb.training.regularize import DropoutRule
     from fedmb.training.task import Task
+    from fedmb.training.trainer import Trainer
 
 
 class Training(Section):
@@ -118,28 +106,34 @@ class Training(Section):
     def _consistent(self) -> Training:
         if math.isinf(min(self.steps, self.epochs, self.samples, self.seconds, self.joules)):
             raise ValueError("a round needs a finite budget, got none; set steps, epochs, samples, seconds or joules")
-        checked_class(
-            self.optimizer, momentum=self.momentum, weight_decay=self.weight_decay, options=self.optimizer_options
-        )
-        if self.optimizer_options or ":" in self.optimizer:
-            check_values(self.optimizer, momentum=self.momentum, options=self.optimizer_options)
         if self.weight_decay and self.weight_decay_samples:
             raise ValueError(
                 f"weights decay by one clock, got weight_decay {self.weight_decay} and weight_decay_samples "
                 f"{self.weight_decay_samples:g}; remove one"
             )
-        if self.dropout is not None:
-            named_object(self.dropout, key="training.dropout", example="my_model:dropout_of")
         check_overlap(self)
         check_norm(self.norm, self.norm_group, self.norm_travels, sizing=self.sizing, micro_size=self.micro_size)
-        paced = self._pacing(1, norm_momentum=0.1)  # what contradicts is refused here and not at round 40
-        group = self._split().multiple
-        if self._measures(paced) and self.sizing.kind != "full" and paced.size.largest < 2 * group:
+        if torch_is_here():
+            self._check_named()
+        return self
+
+    def _check_named(self) -> None:
+        """Refuse here, and not at round 40, what the named optimiser and code and the paces of all do not bear."""
+        from fedmb.training.optimizer_choice import check_values, checked_class
+
+        checked_class(
+            self.optimizer, momentum=self.momentum, weight_decay=self.weight_decay, options=self.optimizer_options
+        )
+        if self.optimizer_options or ":" in self.optimizer:
+            check_values(self.optimizer, momentum=self.momentum, options=self.optimizer_options)
+        if self.dropout is not None:
+            named_object(self.dropout, key="training.dropout", example="my_model:dropout_of")
+        paced = self._pacing(1, norm_momentum=0.1)
+        if self._measures(paced) and self.sizing.kind != "full" and paced.size.largest < 2 * self._multiple:
             raise ValueError(
                 f"noise is told from two groups of a batch's rows, got batches of {paced.size.largest:g} and groups of "
-                f"{group}; take larger batches, or set noise_every to 0 and what reads noise to something else"
+                f"{self._multiple}; take larger batches, or set noise_every to 0 and what reads noise to something else"
             )
-        return self
 
     def build_model(self, task: Task) -> nn.Module:
         """The task's model with its norm layers and blocks as these settings want them.
@@ -149,6 +143,8 @@ class Training(Section):
         Raises:
             SettingsError: a block has no such name, or the model has no batch norm, which a setting is about.
         """
+        from fedmb.training.recompute import checkpointed
+
         model = with_norm(task.build_model(), self.norm, self.norm_group, self.norm_travels)
         return checkpointed(model, self.checkpointed) if self.checkpointed else model
 
@@ -184,6 +180,14 @@ class Training(Section):
         Raises:
             SettingsError: the optimiser or the model lacks what the settings want to change.
         """
+        from fedmb.training.fresh_watch import watch_for
+        from fedmb.training.optimizer_choice import groups_for, optimizer_of
+        from fedmb.training.precision import Precision
+        from fedmb.training.regularize import Proximal, timescale_decay
+        from fedmb.training.step import TrainStep
+        from fedmb.training.trainer import Trainer
+        from fedmb.training.weight_average import WeightAverage
+
         self._check(model, paced)
         optimizer = optimizer_of(
             self.optimizer,
@@ -213,9 +217,17 @@ class Training(Section):
             follow=paced.follow,
             noise_every=self.noise_every,
             average=WeightAverage(model, self.average) if self.average is not None else None,
-            decay=self._decay(model),
+            decay=timescale_decay(model, samples=self.weight_decay_samples),
             dropout=self._dropout(model),
-            watch=self._watch(source, step.ranks, client),
+            watch=watch_for(
+                source,
+                self.prequential,
+                self.drift,
+                client=client,
+                ranks=step.ranks,
+                rows_multiple=self.sizing.multiple,
+                multiple=self._multiple,
+            ),
             meter=self._meter(paced),
         )
 
@@ -229,7 +241,7 @@ class Training(Section):
             if self.noise_every:
                 by = f"training.noise_every {self.noise_every}"
             by += ", which measures noise on parts of a batch"
-        check_cuts(model, multiple=self._split().multiple, cut_by=by)
+        check_cuts(model, multiple=self._multiple, cut_by=by)
         self._dropout(model)
         self._meter(paced)
 
@@ -251,36 +263,22 @@ class Training(Section):
             )
         return meter
 
-    def _decay(self, model: nn.Module) -> TimescaleDecay | None:
-        if self.weight_decay_samples is None:
-            return None
-        weights = [one for one in parameter_groups(model, weight_decay=0.0) if one["adapt"]]
-        return TimescaleDecay([each for one in weights for each in one["params"]], samples=self.weight_decay_samples)
-
     def _dropout(self, model: nn.Module) -> DropoutRule | None:
         if self.dropout is None:
             return None
+        from fedmb.training.regularize import DropoutRule
+
         return DropoutRule(model, named_object(self.dropout, key="training.dropout", example="my_model:dropout_of"))
 
-    def _watch(self, source: BatchSource, ranks: Ranks, client: str) -> FreshWatch | None:
-        """Scores and alarms of a stream; None for a table, which has no fresh rows, and where all is off."""
-        scored, detector = self.prequential.window, self.drift.build()
-        is_endless = ranks.told(math.isinf(source.examples_per_epoch))  # rank 0's source is the client's
-        if not is_endless or (not scored and detector is None):
-            return None
-        return FreshWatch(
-            source,
-            prequential=Prequential(window=scored, fading=self.prequential.fading) if scored else None,
-            detector=detector,
-            response=DriftResponse(self.drift, multiple=self.sizing.multiple) if detector is not None else None,
-            every=self.prequential.every,
-            client=client,
-            ranks=ranks,
-            multiple=self._split().multiple,
-        )
+    @property
+    def _multiple(self) -> int:
+        """Rows that every part of a batch holds a whole number of."""
+        return self.norm_group if self.norm == "ghost" and self.norm_group else 1
 
     def _split(self) -> Split:
-        multiple = self.norm_group if self.norm == "ghost" and self.norm_group else 1
+        from fedmb.training.microbatch import Split
+
+        multiple = self._multiple
         if self.micro_size is None:
             return Split.whole(multiple=multiple)
         if self.micro_size == "auto":
@@ -288,6 +286,8 @@ class Training(Section):
         return Split.fixed(self.micro_size, multiple=multiple)
 
     def _pacing(self, num_rows: float, *, norm_momentum: float | None) -> Pacing:
+        from fedmb.training.optimizer_choice import betas_of
+
         values = Values(
             optimizer=self.optimizer,
             momentum=self.momentum,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmb.errors import SettingsError
+from fedmb.training.optimizers import parameter_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -147,3 +148,11 @@ class DropoutRule:
                     f"a dropout probability must lie in [0, 1], got {probability} for {rows} rows; clip it in the rule"
                 )
             layer.p = probability
+
+
+def timescale_decay(model: nn.Module, *, samples: float | None) -> TimescaleDecay | None:
+    """Decay of the model's weights, biases and norm layers left alone; None where `samples` is None."""
+    if samples is None:
+        return None
+    weights = [one for one in parameter_groups(model, weight_decay=0.0) if one["adapt"]]
+    return TimescaleDecay([each for one in weights for each in one["params"]], samples=samples)

@@ -10,6 +10,7 @@ import torch
 
 from fedmb.errors import SettingsError
 from fedmb.ledger import joined
+from fedmb.telemetry.delayed_score import TRAINED
 from fedmb.training.guard import Verdict
 from fedmb.training.tally import Tally
 
@@ -84,7 +85,8 @@ class Learnt:
 
     def sums(self) -> dict[str, float]:
         """Everything that can be added up over clients; this waits for the device once."""
-        figures = {"units": self.units, "steps": float(self.steps), **self.tally.sums()}
+        told = {name if name == "loss" else TRAINED + name: value for name, value in self.tally.sums().items()}
+        figures = {"units": self.units, "steps": float(self.steps), **told}
         figures |= {"skipped": float(self.skipped), "rate": self.rate}
         figures |= {"seconds": self.seconds, "wait_seconds": self.wait_seconds}
         if self.gradient_norms:

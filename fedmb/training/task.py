@@ -1,22 +1,23 @@
-"""What a user writes: a model, its loss for each example, its metrics."""
+"""What a user writes: a model, its loss for each example, its metrics. Importing this loads no torch."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
-
-import torch
-from torch import Tensor, nn
 
 from fedmb.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+    from torch import Tensor, nn
+
     from fedmb.batch.minibatch import Columns, MiniBatch, Schema
 
-Rows: TypeAlias = Mapping[str, Tensor]
+Rows: TypeAlias = "Mapping[str, Tensor]"
 """Columns of a mini-batch as tensors on the training device, first axis `(examples, ...)`."""
 
 
@@ -64,7 +65,7 @@ class TaskWithData(Task, Protocol):
         ...
 
 
-BuildModel: TypeAlias = Callable[[Task], nn.Module]
+BuildModel: TypeAlias = "Callable[[Task], nn.Module]"
 """Makes a task's model, such as `Training.build_model`, which puts other layers in."""
 
 
@@ -100,9 +101,11 @@ def tensors(batch: MiniBatch, device: torch.device) -> dict[str, Tensor]:
 
     Columns that are tensors already, as a ring on a device gives them, stay where they are.
     """
+    import torch
+
     rows = {
         name: column
-        if isinstance(column, Tensor)
+        if isinstance(column, torch.Tensor)
         else torch.from_numpy(column if column.flags.writeable else column.copy())
         for name, column in batch.columns.items()
     }

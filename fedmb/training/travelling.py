@@ -6,18 +6,16 @@ called "1" and "4".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, get_args
 
 from torch import Tensor, nn
 
 from fedmb.errors import SettingsError
+from fedmb.training.choices import Travels
 from fedmb.training.norm import BATCH_NORMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-Travels: TypeAlias = Literal["all", "fedbn", "silobn"]
-"""all: everything; fedbn: all but batch norm layers; silobn: all but the running statistics of batch norm layers."""
 
 
 def travelling(model: nn.Module, which: Travels = "all") -> set[str]:

@@ -24,8 +24,7 @@ LOSCAR-SGD does, Maziane et al. 2026, arXiv:2605.20866.
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fedmb.telemetry.energy import Energy
-    from fedmb.training.guarding import Guarding
     from fedmb.training.stretch import Budget, Learnt
     from fedmb.training.trainer import Trainer
     from fedmb.update import Arrays
@@ -98,41 +96,3 @@ def rebase(model: nn.Module, *, before: Arrays, after: Arrays) -> None:
         else:
             moved = value + (new - old)
             value.copy_(torch.clamp(moved, torch.minimum(value, new), torch.maximum(value, new)))
-
-
-class Overlapping(Protocol):
-    """What of `[training]` steps ahead depend on; its fields say what each means."""
-
-    overlap_steps: int
-    steps: float
-    proximal: float
-    average: float | None
-    joules: float
-    guard: Guarding
-
-
-def check_overlap(training: Overlapping) -> None:
-    """Refuse steps ahead that the other settings do not bear.
-
-    Raises:
-        ValueError: the round has fewer steps or no number of them, or something else holds a copy of the parameters.
-    """
-    if not training.overlap_steps:
-        return
-    if not training.overlap_steps <= training.steps < math.inf:
-        raise ValueError(
-            f"steps ahead are steps of the round, got overlap_steps {training.overlap_steps} and steps "
-            f"{training.steps:g}; set steps to a number that is no smaller"
-        )
-    holders = {
-        "proximal": training.proximal > 0,
-        "average": training.average is not None,
-        "guard.spike_factor": math.isfinite(training.guard.spike_factor),
-        "joules": math.isfinite(training.joules),
-    }
-    if found := [name for name, is_set in holders.items() if is_set]:
-        raise ValueError(
-            f"steps ahead move the parameters alone when the global model comes, got overlap_steps "
-            f"{training.overlap_steps} beside {', '.join(found)}, which need the round's model from the first step on; "
-            "set overlap_steps to 0 or leave them out"
-        )

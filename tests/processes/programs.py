@@ -35,13 +35,16 @@ def environment():
 class Program:
     """`fedmb ARGUMENTS` in the folder `place`, its output in files there."""
 
+    path = str(ROOT)
+    """Where Python looks for modules."""
+
     def __init__(self, place, name, *arguments):
         self.files = [place / f"{name}.{part}" for part in ("out", "err")]
         with self.files[0].open("wb") as out, self.files[1].open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fedmb", *map(str, arguments)],
                 cwd=place,
-                env=environment(),
+                env=environment() | {"PYTHONPATH": self.path},
                 stdout=out,
                 stderr=err,
                 stdin=subprocess.DEVNULL,

@@ -65,7 +65,7 @@ def test_two_devices_learn_what_one_learns(two_devices):
     assert told[0]["weight"] == alone.weight
     assert told[0]["position"]["source"] == alone.positions["site"]["source"]
     assert told[0]["sums"]["loss"] == pytest.approx(alone.sums["loss"], rel=1e-5)
-    assert told[0]["sums"]["accuracy"] == alone.sums["accuracy"]
+    assert told[0]["sums"]["train_accuracy"] == alone.sums["train_accuracy"]
 
 
 def test_both_devices_end_with_the_same_bits_and_the_same_sums(two_devices):
