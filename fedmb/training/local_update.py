@@ -221,7 +221,8 @@ class LocalUpdate:
         self._ahead = None
         if ahead is None or sent is None or not ahead.steps:
             return None
-        fits = _text(position) == _text(sent.position) and base_version >= sent.version
+        own = {key: position[key] for key in sent.position if key in position}  # others keep theirs beside it
+        fits = _text(own) == _text(sent.position) and base_version >= sent.version
         return ahead if fits and self.client not in terms.resting else None
 
     def _begun(self, version: int, position: Mapping[str, Any], *, seek: bool) -> Underway:

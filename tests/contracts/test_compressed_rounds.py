@@ -136,3 +136,41 @@ def test_a_reply_without_anything_learnt_carries_no_model(tmp_path):
     assert report.bytes_down > 200_000
     assert report.bytes_up < 2_000
     assert not after.arrays["w"].any()
+
+
+class Ahead:
+    """A resident client between two messages: it takes up to `most` steps ahead after each reply."""
+
+    def __init__(self, trainer, most):
+        self.trainer, self.most, self.client = trainer, most, trainer.client
+        self.taken = []
+
+    def run(self, *arguments, **named):
+        self.taken.append(self.trainer.steps_ahead)
+        update = self.trainer.run(*arguments, **named)
+        for _ in range(self.most):
+            self.trainer.step_ahead()
+        return update
+
+
+@pytest.mark.parametrize("scheme", ["none", *SCHEMES])
+def test_steps_ahead_count_whatever_the_wire_keeps_in_a_position(tmp_path, scheme):
+    def learnt(most):
+        clients = {}
+        for at, name in enumerate("ab"):
+            rows = {column: array[at:200:2] for column, array in Digits().train_rows().items()}
+            training = Training.plain(batch_size=16, steps=6, learning_rate=0.2, overlap_steps=3)
+            source = TableSource(rows, seed=0, client=name)
+            clients[name] = Ahead(LocalUpdate(Digits(), source, training, client=name, seed=0), most)
+        app = client_app(
+            lambda context: clients[context.node_config["client"]], lambda name: Residual(tmp_path / f"{most}{name}")
+        )
+        grid = InProcessGrid(app, {10: {"client": "a"}, 11: {"client": "b"}})
+        after, _ = run(grid, Wire(compression=scheme), count=4)
+        return after.arrays, clients["a"].taken
+
+    (none, _), (one, first), (three, whole) = learnt(0), learnt(1), learnt(3)
+
+    assert (first, whole) == ([0, 1, 1, 1], [0, 3, 3, 3])
+    assert all(np.array_equal(array, three[name]) for name, array in one.items()), "times must decide no bit"
+    assert not all(np.array_equal(array, none[name]) for name, array in one.items()), "steps ahead were dropped"
