@@ -19,6 +19,7 @@ import numpy as np
 from crc32c import crc32c
 
 from fedmb.arrays.flat import DTYPES, MAX_ARRAYS, MAX_DIMENSIONS, kind_of
+from fedmb.arrays.joined import joined
 from fedmb.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def to_bytes(
         start = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _LENGTH)
-    return b"".join((len(text).to_bytes(_LENGTH, "little"), text, *parts))
+    return joined((len(text).to_bytes(_LENGTH, "little"), text, *parts))
 
 
 def _raw(array: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:

@@ -17,6 +17,7 @@ import numpy as np
 from flwr.app import Array
 
 from fedmb.arrays.flat import MAX_BYTES, MAX_DIMENSIONS
+from fedmb.arrays.joined import joined
 from fedmb.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def to_block(parts: Sequence[NDArray[Any]], shape: tuple[int, ...]) -> Array:
     head = _PREFIX + 2
     header = text.encode() + b" " * (-(head + len(text) + 1) % _ALIGNED) + b"\n"
     raw = (np.ascontiguousarray(part).reshape(-1).view(np.uint8).data for part in parts)
-    data = b"".join((_MAGIC, b"\x01\x00", len(header).to_bytes(2, "little"), header, *raw))
+    data = joined((_MAGIC, b"\x01\x00", len(header).to_bytes(2, "little"), header, *raw))
     return Array(str(dtype), shape, NUMPY, data)
 
 
