@@ -67,6 +67,8 @@ class ServerState:
     """Memory of the watch that may end the run early."""
     silence: Mapping[str, Any] = field(default_factory=dict)
     """Clients that had nothing new, and how long they are left out."""
+    norms: tuple[float, ...] = ()
+    """Median lengths of the last rounds' changes, oldest first; empty where nothing is compared with them."""
     learnt: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Rows that trained this version, by client and origin, since the first round."""
     strategy: Arrays = field(default_factory=dict)
@@ -85,6 +87,7 @@ def to_bytes(state: ServerState) -> bytes:
         "positions": {client: state.positions[client] for client in sorted(state.positions)},
         "convergence": state.convergence,
         "silence": state.silence,
+        "norms": list(state.norms),
         "learnt": state.learnt,
         # safetensors sorts; strategies that keep lists count on one order of the model's arrays, before and after.
         "names": list(state.arrays),
@@ -123,6 +126,7 @@ def _state(header: bytes, arrays: Arrays) -> ServerState:
         positions=about["positions"],
         convergence=about["convergence"],
         silence=about.get("silence", {}),  # files of the first fedmb 0.1.0 lack this, the next and the names
+        norms=tuple(about.get("norms", ())),
         learnt=about.get("learnt", {}),
         seed=about["seed"],
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PULL_SECONDS = 0.1  # between two looks for replies; Flower's own loop waits 3 s
+_LINES = {"httpx", "httpcore", "grpc"}  # whose errors tell of the line, not of what came over it
 _FORGOTTEN_AFTER = 8  # deadlines: a node that was lost never answers, and nobody waits for it that long
 
 
@@ -31,6 +32,19 @@ class Withdrawing(Protocol):
     def withdraw(self, message_ids: Iterable[str]) -> Iterable[str]:
         """Take back what was not begun; answers the ids of those messages."""
         ...
+
+
+class Arrival(NamedTuple):
+    """A reply, or what was left of one."""
+
+    node: int
+    """Who was asked."""
+    message: Message | None
+    """None where the grid could not read it."""
+    seconds: float
+    """From the question to its arrival here."""
+    damage: str = ""
+    """Why it could not be read."""
 
 
 class _Sent(NamedTuple):
@@ -51,6 +65,7 @@ class Exchange:
         self._deadline_seconds = deadline_seconds
         self._open: set[str] = set()
         self._sent: dict[str, _Sent] = {}
+        self._is_careful = False
 
     @property
     def is_open(self) -> bool:
@@ -61,6 +76,10 @@ class Exchange:
         """Nodes that may still be at work for an earlier round."""
         since = time.monotonic() - self._deadline_seconds
         return {one.node for one in self._sent.values() if one.pushed_at > since}
+
+    def owing_nodes(self) -> set[int]:
+        """Nodes that have not answered, however long ago they were asked."""
+        return {one.node for one in self._sent.values()}
 
     def push(self, messages: Sequence[Message]) -> None:
         """Send the messages of a round that opens; whatever is unanswered from now on is late."""
@@ -74,7 +93,7 @@ class Exchange:
                 self._open.add(message_id)
                 self._sent[message_id] = _Sent(message.metadata.dst_node_id, now)
 
-    def arrivals(self, seconds: float) -> Iterator[Sequence[Message]]:
+    def arrivals(self, seconds: float) -> Iterator[Sequence[Arrival]]:
         """Replies as they arrive, late ones among them, until the open round's are in or the time has passed.
 
         Where nothing was sent, the first late ones end it.
@@ -83,11 +102,8 @@ class Exchange:
         was_sent = bool(self._open)
         while self._sent and (self._open or not was_sent):
             some = False
-            for together in _arrived(self._grid.pull_messages(sorted(self._sent))):
+            for together in self._pulled():
                 some = True
-                for message in together:
-                    self._sent.pop(message.metadata.reply_to_message_id, None)
-                    self._open.discard(message.metadata.reply_to_message_id)
                 yield together
             if some and not was_sent:
                 return
@@ -103,6 +119,38 @@ class Exchange:
             for message_id in self._grid.withdraw(sorted(self._open)):
                 self._sent.pop(message_id, None)
         self._open = set()
+
+    def _pulled(self) -> Iterator[Sequence[Arrival]]:
+        """What has arrived: together where the grid answers with a list, one by one where it makes each when asked.
+
+        A grid that cannot read a reply loses those that it read before it in the same pull, so from the first such
+        reply on each is pulled by itself.
+        """
+        for ids in [[one] for one in sorted(self._sent)] if self._is_careful else [sorted(self._sent)]:
+            try:
+                for together in _arrived(self._grid.pull_messages(ids)):
+                    yield [self._arrival(message) for message in together]
+            except Exception as error:
+                if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LINES:
+                    raise  # nobody's reply: the line to the SuperLink is down
+                log.warning("reply not understood node=%s", self._nodes_of(ids), exc_info=True)
+                if self._is_careful:
+                    yield [self._lost(ids[0], f"{type(error).__name__}: {str(error)[:200]}")]
+                self._is_careful = True
+
+    def _arrival(self, message: Message) -> Arrival:
+        asked = message.metadata.reply_to_message_id
+        self._open.discard(asked)
+        sent = self._sent.pop(asked, _Sent(message.metadata.src_node_id, time.monotonic()))
+        return Arrival(sent.node, message, time.monotonic() - sent.pushed_at)
+
+    def _lost(self, asked: str, damage: str) -> Arrival:
+        self._open.discard(asked)
+        sent = self._sent.pop(asked)
+        return Arrival(sent.node, None, time.monotonic() - sent.pushed_at, damage)
+
+    def _nodes_of(self, ids: Sequence[str]) -> str:
+        return ",".join(sorted({str(self._sent[one].node) for one in ids if one in self._sent}))
 
 
 def _arrived(pulled: Iterable[Message]) -> Iterator[Sequence[Message]]:

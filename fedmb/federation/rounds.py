@@ -18,6 +18,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass, replace
+from statistics import median
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -27,14 +28,17 @@ from fedmb.aggregation.compress import Wire
 from fedmb.aggregation.stack import Stack
 from fedmb.arrays.flat import FlatArrays
 from fedmb.errors import NotEnoughData
+from fedmb.federation.averageable import averageable
 from fedmb.federation.closing import Closing
-from fedmb.federation.cohort import Cohort, Collector, reasons_in
+from fedmb.federation.cohort import reasons_in
+from fedmb.federation.collector import Collector
+from fedmb.federation.guard import GuardLimits
 from fedmb.federation.model_record import aggregated, arrays_from_record, arrays_to_record, averaged_record
 from fedmb.federation.round_figures import alarms_of, monitored, summed
 from fedmb.federation.silence import NewsWait, Silence
 from fedmb.federation.strategy import Receiving
 from fedmb.federation.strategy_memory import begin_from_what_is_sent, memory_of, remember
-from fedmb.federation.wire import averageable, train_config
+from fedmb.federation.wire import train_config
 from fedmb.section import Section
 from fedmb.telemetry.convergence import Convergence, Stopping
 from fedmb.telemetry.events import RoundReport
@@ -48,9 +52,11 @@ if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
 
     from fedmb.federation.checkpoint import ServerState
+    from fedmb.federation.cohort import Cohort
 
 log = logging.getLogger(__name__)
 
+_USUAL_ROUNDS = 8  # whose changes say what is usual: changes shrink as a model learns, within tens of rounds
 _FRUITLESS_ROUNDS = 3  # in a row, before a run stops: a fault of all clients does not heal by itself
 
 
@@ -76,6 +82,7 @@ class Rounds(Section):
     longest_pause: int = Field(default=16, ge=0)
     """forever: rounds that a client is left out at most while it has nothing new: 1, then 2, 4 and so on."""
     closing: Closing = Closing()
+    guard: GuardLimits = GuardLimits()
     stopping: Stopping = Stopping()
 
     @property
@@ -141,7 +148,7 @@ class RoundLoop:
         self.silence = Silence(rounds.longest_pause)
         self.stop = stop or Event()
         self.training = training
-        self._collector = Collector(grid, rounds.closing, rounds.deadline_seconds, strategy, wire or Wire())
+        self._collector = Collector(grid, rounds, strategy, wire or Wire())
 
     def run(self, state: ServerState) -> ServerState:
         """Rounds from `state.version + 1` to the last; answers the final state.
@@ -211,7 +218,7 @@ class RoundLoop:
         if not learnt:
             return state.arrays
         before, takes_models = FlatArrays.packed(state.arrays), isinstance(self.strategy, Receiving)
-        messages = [one.message if takes_models else averageable(one.message, one.update) for one in learnt]
+        messages = [reply.message for reply in learnt] if takes_models else averageable(learnt)
         record, _ = self.strategy.aggregate_train(state.version + 1, messages)
         if record is not None and takes_models:
             after = FlatArrays.packed(arrays_from_record(record, before))
@@ -254,8 +261,16 @@ class RoundLoop:
             arrays=arrays,
             ledger=cohort.ledger,
             positions=positions,
+            norms=self._norms(state, cohort),
             learnt=dict(sorted(rows.items())),
         )
+
+    def _norms(self, state: ServerState, cohort: Cohort) -> tuple[float, ...]:
+        """Median lengths of the last rounds' changes, where the guard is to compare with them."""
+        lengths = [reply.norm for reply in cohort.accepted.values() if reply.update.weight > 0]
+        if not lengths or math.isinf(self.rounds.guard.norm_medians):
+            return state.norms
+        return (*state.norms, median(lengths))[-_USUAL_ROUNDS:]
 
     def _report(self, before: Arrays, state: ServerState, cohort: Cohort, seconds: float) -> RoundReport:
         updates = [reply.update for reply in cohort.in_order()]

@@ -138,7 +138,9 @@ class MiniBatchFedAvg(Strategy):
                     sums[name] = sums.get(name, 0.0) + value
         self.shortfall = ""
         try:
-            model = self.rule.combine(self.stack, self._model_before(), refused=len(self._refused))
+            model = self.rule.combine(
+                self.stack, self._model_before(), refused=len(self._refused.difference(self.stack.clients))
+            )
         except NotEnoughData as error:
             self.shortfall = str(error)
             log.warning("previous model kept round=%d updates=%d reason=%s", server_round, len(self.stack), error)

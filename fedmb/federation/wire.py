@@ -29,7 +29,6 @@ from fedmb.errors import ShapeError
 from fedmb.federation.model_record import (
     arrays_from_record,
     arrays_to_record,
-    averaged_record,
     flat_from_record,
 )
 from fedmb.federation.record_fields import check_version, number_in, refusing, text_in, whole_in
@@ -193,6 +192,19 @@ def update_to_record(
     )
 
 
+def base_version_of(message: Message) -> int:
+    """Version of the model that a reply started from, for whoever must know before it is read.
+
+    Raises:
+        VersionMismatch: the client runs another fedmb.
+        ShapeError: it says none.
+    """
+    with refusing("a reply", (ARRAYS, METRICS, UPDATE)):
+        about = message.content.config_records[UPDATE]
+        check_version(text_in(about, VERSION))
+        return whole_in(about, BASE_VERSION)
+
+
 def read_update(message: Message, reference: Arrays, wire: Wire | None = None) -> Update:
     """A client's update, checked against the model it must fit, and decompressed.
 
@@ -234,13 +246,6 @@ def _model_in(record: ArrayRecord, about: ConfigRecord, weight: float, reference
     if form == NONE and weight != 0:
         raise ShapeError(f"an update without a model must have weight 0, got {weight}; reject it")
     return arrays_of_reply(record, form, flat, wire)
-
-
-def averageable(message: Message, update: Update) -> Message:
-    """The reply as strategies see it: with what of its decompressed model may be averaged."""
-    sent = message.content.array_records[ARRAYS]
-    message.content = RecordDict({**message.content, ARRAYS: averaged_record(FlatArrays.packed(update.arrays), sent)})
-    return message
 
 
 def bytes_in(message: Message) -> int:

@@ -202,7 +202,7 @@ def test_two_clients_of_one_name_do_not_both_count():
     state, reports = run(InProcessGrid(app, {10: {}, 11: {}}), state=small_state(), count=1)
 
     assert np.array_equal(state.arrays["w"], np.ones(4))
-    assert "name of its own" in reports[0].rejected["a"]
+    assert "'a' answers from node 10, got it from node 11" in reports[0].rejected["node 11"]
 
 
 def test_clients_with_nothing_new_leave_the_model_and_do_not_stall_it():

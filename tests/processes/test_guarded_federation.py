@@ -1,5 +1,10 @@
-"""Two clients with keys, over TLS and through the door, while others try the port that they use."""
+"""Two clients with keys, over TLS and through the door, while others try the port that they use.
 
+In rounds 2 and 3 one of the two sends what is no update.
+"""
+
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +14,7 @@ from test_intruders import headers
 
 from fedmb.access.door import PULL, PUSH
 from fedmb.access.refusal import Reason, refused_by
+from fedmb.errors import NotEnoughData
 from fedmb.exit_codes import ExitCode
 from fedmb.federation import checkpoint
 from fedmb.federation.client import client_app
@@ -19,12 +25,14 @@ from fedmb.federation.strategy import MiniBatchFedAvg
 from fedmb.settings import load
 from fedmb.simulation.grid import InProcessGrid
 from fedmb.telemetry.run_directory import RunDirectory
+from fedmb.telemetry.sinks import read_lines
 from fedmb.training.device import computing
 from fedmb.training.task import load_task
 
 pytestmark = pytest.mark.timeout(900)  # idle: about 30 s; other work on the machine multiplies it
 
 SEED = 11
+SPOILING = "spoiling_digits:Digits"
 LARGE = 200 * 2**20
 CONTROL = ("start-run", "list-runs", "register-node", "list-nodes", "stop-run", "stream-logs", "pull-artifacts")
 RUNTIME = ("acquire-task", "pull-messages", "push-messages", "get-nodes", "push-logs")
@@ -32,7 +40,9 @@ RUNTIME = ("acquire-task", "pull-messages", "push-messages", "get-nodes", "push-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("guarded")
+    folder = tmp_path_factory.mktemp("guarded")
+    shutil.copy(Path(__file__).with_name("spoiling_digits.py"), folder)
+    return folder
 
 
 def source(share):
@@ -41,11 +51,11 @@ def source(share):
 
 @pytest.fixture(scope="module")
 def federation(place):
-    """One round; before its clients come, somebody who was once let in tries what else there is."""
+    """Three rounds; before its clients come, somebody who was once let in tries what else there is."""
     keys = make_keys(place / "keys", nodes=("ward", "meter"))
     authority = keys / "authority.crt"
     pair = ["--ssl-certfile", keys / "server.crt", "--ssl-keyfile", keys / "server.key", "--ssl-ca-certfile", authority]
-    run = ["--seed", SEED, "--rounds", 1, "--min-clients", 2, "--run-dir", "run", "--set", "training.steps=4"]
+    run = ["--seed", SEED, "--rounds", 3, "--min-clients", 2, "--run-dir", "run", "--set", "training.steps=4"]
     found = SimpleNamespace()
     with Program(place, "server", "server", *run, "--port", 0, *pair, "--node-keys", keys / "nodes") as server:
         address = server.logged("server listening address=").split()[0]
@@ -70,19 +80,26 @@ def federation(place):
                 "client",
                 *("--server", address, "--root-certificates", authority),
                 *("--node-key", keys / "nodes" / f"{name}.key", "--name", name, "--source", source(share)),
+                *("--task", task),
             )
-            for share, name in enumerate(("ward", "meter"))
+            for share, (name, task) in enumerate((("ward", "fedmb.tasks.digits:Digits"), ("meter", SPOILING)))
         ]
         with clients[0], clients[1]:
             found.server = (server.ended(), server.log)
     return found
 
 
-def test_the_round_ends_with_both(federation, place):
+def test_the_rounds_end_and_who_sent_no_update_is_named(federation, place):
     code, log = federation.server
+    entries = [entry for _, entry in read_lines(place / "run" / "metrics.jsonl")]
 
     assert code == ExitCode.OK, log
-    assert checkpoint.newest(place / "run" / "checkpoints").version == 1
+    assert checkpoint.newest(place / "run" / "checkpoints").version == 3
+    assert [(entry["clients"], [*entry["rejected"]]) for entry in entries] == [(2, []), (1, ["meter"]), (1, ["meter"])]
+    for entry, said in ((entries[1], "must be finite"), (entries[2], "must have shape")):
+        reason = entry["rejected"]["meter"]
+        assert said in reason
+        assert f"update rejected round={entry['round']} client=meter reason={reason}" in log
 
 
 def test_the_model_is_that_of_one_process_bit_for_bit(federation, place, tmp_path):
@@ -94,6 +111,14 @@ def test_the_model_is_that_of_one_process_bit_for_bit(federation, place, tmp_pat
         )
         for share, name in enumerate(("ward", "meter"))
     }
+    learn = trainers["meter"].run
+
+    def once(arrays, *, base_version, **told):
+        if base_version > 0:
+            raise NotEnoughData("what it sends is no update")
+        return learn(arrays, base_version=base_version, **told)
+
+    trainers["meter"].run = once
     app = client_app(lambda context: trainers[context.node_config["client"]])
     run = RunDirectory(tmp_path / "run")
     task, strategy = load_task(settings.task), MiniBatchFedAvg(seed=SEED)

@@ -1,7 +1,7 @@
 from numbered_streams import BATCH, STEPS, Numbers, Site, first_state, loop_on
 
 from fedmb.federation.client import client_app
-from fedmb.federation.cohort import of_groups, owner_of
+from fedmb.federation.ownership import of_groups, owner_of, owners_in
 from fedmb.ingest.log_source import LogSource
 from fedmb.ledger import Ledger, StreamPartition
 from fedmb.simulation.grid import InProcessGrid
@@ -34,6 +34,17 @@ def test_an_owner_is_who_stands_in_a_partition_unless_a_group_dealt_it_out():
     assert owner_of(first, positions, other_than="a") is None
     assert owner_of(second, positions, other_than="a") is None
     assert owner_of(first, {}, other_than="a") is None
+
+
+def test_owners_are_told_at_once_for_all_partitions():
+    positions = {
+        "b": {"source": {"ledger": {"c/t[1]": [7, 1], "c/u[0]": [0, 0]}, "group": "c/t"}},
+        "a": {"source": {"fresh": {"ledger": {"c/t[0]": [3, 0]}, "turn": 0}, "draws": 1}},
+        "c": {"source": {"ledger": {"c/t[0]": [9, 0]}}},
+        "d": {"source": 7},
+    }
+
+    assert owners_in(positions) == {"c/t[0]": "a", "c/u[0]": "b"}
 
 
 def test_a_second_reader_of_a_partition_hears_in_every_round_whose_it_is(tmp_path):
