@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from flwr.serverapp import Grid, ServerApp
 
+from fedmb.federation.closed_round import Watch
 from fedmb.federation.deployed_server import ServerSettings, named_failures
 from fedmb.federation.drain import told_to_drain
-from fedmb.federation.rounds import Watch
 from fedmb.federation.server import Server, scorer
 from fedmb.federation.strategy import strategy_from
 from fedmb.settings import load
@@ -43,7 +43,11 @@ def main(grid: Grid, context: Context) -> None:
             open_parts.enter_context(computing(threads=settings.threads, repeatable=True))
             task = load_task(settings.task)
         strategy = strategy_from(
-            settings.aggregation, fraction_train=settings.rounds.fraction_train, seed=settings.seed, directory=run.state
+            settings.aggregation,
+            fraction_train=settings.rounds.fraction_train,
+            over_sampling=settings.rounds.over_sampling,
+            seed=settings.seed,
+            directory=run.state,
         )
         server = Server(
             task,

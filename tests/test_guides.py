@@ -37,8 +37,17 @@ from fedmb.telemetry.sinks import JsonLines
 
 GUIDES = Path(__file__).resolve().parents[1] / "docs" / "guide"
 PAGES = (
-    *("forever.md", "training.md", "gradient.md", "norm-layers.md", "streams.md", "online.md"),
-    *("watching.md", "reproducing.md", "replay.md", "replay-memories.md", "security.md", "wire.md", "robust.md"),
+    *("forever.md", "training.md", "gradient.md", "norm-layers.md", "streams.md", "online.md", "rounds.md"),
+    *(
+        "watching.md",
+        "reproducing.md",
+        "replay.md",
+        "replay-memories.md",
+        "security.md",
+        "wire.md",
+        "robust.md",
+        "rounds.md",
+    ),
 )
 STREAMS = (GUIDES / "streams.md").read_text()
 BROKER = "127.0.0.1:9092"  # of the page

@@ -12,6 +12,7 @@ from fedmb.errors import FedmbError
 from fedmb.federation.initial_model import Beginning, answer_to
 from fedmb.federation.residual import Residual
 from fedmb.federation.wire import FAILED, Instruction, read_instruction, update_to_record
+from fedmb.training.task_digest import check_task, task_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,14 @@ def outcome_of(
 
 
 def learnt(trainer: LocalUpdate, instruction: Instruction) -> Update:
-    """What `trainer` learns when it follows an instruction."""
+    """What `trainer` learns when it follows an instruction.
+
+    Raises:
+        VersionMismatch: the server runs another task.
+        FedmbError: as `LocalUpdate.run`.
+    """
+    if (task := getattr(trainer, "task", None)) is not None:  # what stands in for a trainer in a simulation has none
+        check_task(instruction.task, task_digest(task))
     position = instruction.positions.get(trainer.client, {})
     return trainer.run(
         instruction.arrays,

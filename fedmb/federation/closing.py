@@ -19,7 +19,7 @@ ALARMS = "alarms"  # sum of an update that counts drift alarms
 
 
 class Closing(Section):
-    """What closes a round before every client has replied; replies that come later are dropped."""
+    """What closes a round before every client has replied; `rounds.late` says what becomes of later replies."""
 
     seconds: float = Field(default=math.inf, gt=0)
     """How long clients learn at most, and wait for rows; they reply with what they have."""

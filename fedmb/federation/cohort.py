@@ -42,7 +42,11 @@ class Cohort:
     resting: tuple[str, ...] = ()
     """Clients that were not asked, because they had nothing new in the last rounds."""
     closed_by: str = "replies"
-    """What closed the round: replies, time, rows or drift."""
+    """What closed the round: replies, time, rows, drift or enough."""
+    late: dict[str, int] = field(default_factory=dict)
+    """Accepted clients whose update came late, with how many versions it is behind."""
+    is_given_back: bool = False
+    """Whether what was accepted does not count after all."""
     bytes_down: int = 0
     """Bytes of the messages to the clients that were asked."""
     bytes_up: int = 0
@@ -61,16 +65,34 @@ class Cohort:
     @property
     def has_nothing_new(self) -> bool:
         """Whether clients answered, and not one of them had anything to learn from."""
-        return bool(self.skipped) and not self.accepted
+        return bool(self.skipped) and not self.accepted and not self.is_given_back
+
+    @property
+    def heard(self) -> int:
+        """Clients that are accounted for: with an update, or with nothing new."""
+        return len(self.accepted) + len(self.skipped)
 
     def in_order(self) -> list[Reply]:
         """Accepted replies by client name: summing in this order gives the same bits whatever arrived first."""
         return [self.accepted[name] for name in sorted(self.accepted)]
 
+    def without(self, quorum: int, before: Ledger) -> str:
+        """Give back a round with updates of too few clients; answers why, and nothing where there are enough."""
+        if not self.accepted or self.heard >= quorum:
+            return ""
+        reason = (
+            f"a round needs a quorum of {quorum} clients, got {self.heard}; its rows are learnt again; start clients "
+            "or lower rounds.quorum"
+        )
+        self.give_back(before, reason)
+        return reason
+
     def give_back(self, before: Ledger, reason: str) -> None:
         """Let nothing count of what was accepted: no model was made of it, so its rows are still to be learnt."""
         self.rejected |= dict.fromkeys(sorted(self.accepted), reason)
         self.accepted.clear()
+        self.late.clear()
+        self.is_given_back = True
         self.ledger = before
 
 

@@ -9,13 +9,14 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedmb.arrays.flat import FlatArrays
 from fedmb.errors import NotEnoughData
 from fedmb.federation.cohort import Cohort, Reply
 from fedmb.federation.exchange import Exchange
 from fedmb.federation.guard import Rejected, Standing, guard
+from fedmb.federation.late import RecentVersions, rebased
 from fedmb.federation.model_record import flat_to_record
 from fedmb.federation.ownership import of_groups, owners_in
 from fedmb.federation.senders import Senders
@@ -37,13 +38,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from threading import Event
 
-    from flwr.app import ArrayRecord
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Strategy
 
     from fedmb.aggregation.compress import Wire
     from fedmb.federation.checkpoint import ServerState
     from fedmb.federation.exchange import Arrival
+    from fedmb.federation.reply_times import ReplyTimes
     from fedmb.federation.rounds import Rounds
     from fedmb.training.round_terms import RoundTerms
 
@@ -57,12 +58,14 @@ class Collector:
 
     Args:
         grid: Flower's grid.
-        rounds: how long to wait, what closes a round early, and what the guard lets through.
+        rounds: how long to wait, what closes a round early, what becomes of late updates, and what the guard lets
+            through.
         strategy: takes updates as they are accepted, if it can.
         wire: how replies travel.
+        times: how long clients take.
     """
 
-    def __init__(self, grid: Grid, rounds: Rounds, strategy: Strategy, wire: Wire) -> None:
+    def __init__(self, grid: Grid, rounds: Rounds, strategy: Strategy, wire: Wire, times: ReplyTimes) -> None:
         self.grid = grid
         self.rounds = rounds
         self.closing = rounds.closing
@@ -70,6 +73,8 @@ class Collector:
         self._receiver = strategy if isinstance(strategy, Receiving) else None
         self._exchange = Exchange(grid, rounds.deadline_seconds)
         self._senders = Senders()
+        self._times = times
+        self._recent = RecentVersions(rounds.late)
 
     def wait_for_nodes(self, count: int, seconds: float, stop: Event) -> None:
         """Block until `count` nodes are connected or `stop` is set.
@@ -87,11 +92,14 @@ class Collector:
             if stop.wait(_CONNECTED_SECONDS):
                 return
 
-    def collect(self, messages: Iterable[Message], state: ServerState, terms: RoundTerms) -> Cohort:
+    def collect(
+        self, messages: Iterable[Message], state: ServerState, terms: RoundTerms, *, is_patient: bool = False
+    ) -> Cohort:
         """Send `messages`, which carry `state` and `terms`, and admit what comes back before the round closes.
 
         Clients that rest are left out, and so are nodes that still work for an earlier round. Whatever strategies put
-        into the messages as the model, its flat record is what travels.
+        into the messages as the model, its flat record is what travels. A patient round waits until the deadline,
+        however quick its clients usually are.
         """
         state = replace(state, arrays=FlatArrays.packed(state.arrays))
         model, layout = flat_to_record(state.arrays)
@@ -100,31 +108,44 @@ class Collector:
         awake = [one for one in free if self._senders.client_of(one.metadata.dst_node_id) not in terms.resting]
         cohort = Cohort(state.ledger, resting=terms.resting)
         # Where a round closes early, everyone is the first to be asked in turn.
-        turn = state.version % len(awake) if awake and self.closing.is_early else 0
+        turn = state.version % len(awake) if awake and self.rounds.closes_early else 0
         sent = [self._addressed(one, state, terms, model, form) for one in awake[turn:] + awake[:turn]]
         cohort.bytes_down = sum(bytes_in(message) for message in sent)
-        self._senders.open(self.grid.get_node_ids(), self._exchange.owing_nodes())
+        connected = list(self.grid.get_node_ids())
+        self._senders.open(connected, self._exchange.owing_nodes())
         self._exchange.push(sent)
+        asked = [self._senders.client_of(one.metadata.dst_node_id) for one in sent]
+        usual = math.inf if is_patient else self._times.wait_seconds(asked)
         standing = Standing(
             state=state,
-            bases={state.version: state},
+            bases=self._recent.opened(state),
             owners=owners_in(state.positions),
             wire=self.wire,
             limits=self.rounds.guard,
             usual_norm=median(state.norms) if state.norms else math.inf,
         )
+        wait = min(usual, self.closing.wait_seconds(self.rounds.deadline_seconds))
         try:
-            self._admit_arrivals(standing, terms, cohort)
+            self._admit_arrivals(standing, terms, cohort, wait, self.rounds.enough(len(connected)))
         finally:
             self._exchange.close()
         return cohort
 
-    def _admit_arrivals(self, standing: Standing, terms: RoundTerms, cohort: Cohort) -> None:
-        for together in self._exchange.arrivals(self.closing.wait_seconds(self.rounds.deadline_seconds)):
+    def _admit_arrivals(
+        self, standing: Standing, terms: RoundTerms, cohort: Cohort, seconds: float, enough: float
+    ) -> None:
+        waits_for_late = math.isfinite(self.rounds.late.buffer)
+        for together in self._exchange.arrivals(seconds, waits_for_late=waits_for_late):
             for arrival in together:
                 self._admit(arrival, standing, terms, cohort)
+            if cohort.heard < self.rounds.quorum:
+                continue
             if reason := self.closing.reason([reply.update for reply in cohort.accepted.values()]):
                 cohort.closed_by = reason
+                return
+            if len(cohort.accepted) >= enough:
+                is_awaited = self._exchange.is_open or (waits_for_late and self._exchange.busy_nodes())
+                cohort.closed_by = "enough" if is_awaited else "replies"
                 return
         if self._exchange.is_open:  # the replies that were awaited are not all in
             cohort.closed_by = "time"
@@ -138,16 +159,27 @@ class Collector:
         message = arrival.message
         answer = guard(message, arrival.node, standing, cohort, self._senders)
         if isinstance(answer, Rejected):
+            if message.has_content():  # it learnt something, if only too late
+                self._times.observe(answer.client, arrival.seconds)
             self._refuse(answer, standing, cohort)
             return
         cohort.bytes_up += answer.num_bytes
         update = answer.update
         (client,) = update.clients
         self._senders.learn(arrival.node, client)
+        if update.weight > 0:
+            self._times.observe(client, arrival.seconds)
         if terms.skips_silent and not (update.weight or update.rows or update.spans):
             cohort.silent.add(client)
             return
         cohort.ledger = answer.ledger
+        if staleness := standing.state.version - update.base_version:
+            cohort.late[client] = staleness
+            base = standing.bases[update.base_version]
+            factor = self.rounds.late.factor(staleness)
+            update = rebased(update, base.arrays, standing.state.arrays, factor)
+            message.content = RecordDict({**message.content, ARRAYS: ArrayRecord()})  # what came is of another model
+            log.info("late update counted client=%s versions=%d factor=%.3g", client, staleness, factor)
         if self._receiver is not None and update.weight > 0:
             message = self._receiver.receive(message, update)
             update = replace(update, arrays={})

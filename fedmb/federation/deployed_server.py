@@ -45,6 +45,7 @@ class ServerSettings(Section):
 
     @model_validator(mode="after")
     def _enough_clients(self) -> ServerSettings:
+        self.rounds.check_against(self.rounds.min_clients, key="rounds.min_clients")
         self.aggregation.check_against(self.rounds.min_clients, self.rounds.fraction_train, key="rounds.min_clients")
         return self
 

@@ -34,6 +34,15 @@ class Withdrawing(Protocol):
         ...
 
 
+@runtime_checkable
+class Foretelling(Protocol):
+    """A grid that knows when waiting is in vain."""
+
+    def can_answer(self, message_ids: Iterable[str]) -> bool:
+        """Whether the reply to one of the messages can still come before others are pushed."""
+        ...
+
+
 class Arrival(NamedTuple):
     """A reply, or what was left of one."""
 
@@ -93,21 +102,21 @@ class Exchange:
                 self._open.add(message_id)
                 self._sent[message_id] = _Sent(message.metadata.dst_node_id, now)
 
-    def arrivals(self, seconds: float) -> Iterator[Sequence[Arrival]]:
+    def arrivals(self, seconds: float, *, waits_for_late: bool = False) -> Iterator[Sequence[Arrival]]:
         """Replies as they arrive, late ones among them, until the open round's are in or the time has passed.
 
-        Where nothing was sent, the first late ones end it.
+        Where nothing was sent, the first late ones end it. With `waits_for_late` they are awaited like the others.
         """
         deadline = time.monotonic() + seconds
-        was_sent = bool(self._open)
-        while self._sent and (self._open or not was_sent):
+        was_sent = bool(self._open) or waits_for_late
+        while self._is_awaited(waits_for_late) or (self._sent and not was_sent):
             some = False
             for together in self._pulled():
                 some = True
                 yield together
-            if some and not was_sent:
+            if (some and not was_sent) or not self._can_come():
                 return
-            if self._open or not was_sent:
+            if self._is_awaited(waits_for_late) or not was_sent:
                 if time.monotonic() > deadline:
                     log.warning("time passed unanswered=%d seconds=%g", len(self._open), seconds)
                     return
@@ -120,6 +129,12 @@ class Exchange:
                 self._sent.pop(message_id, None)
         self._open = set()
 
+    def _is_awaited(self, late_too: bool) -> bool:
+        return bool(self._open) or (late_too and bool(self.busy_nodes()))
+
+    def _can_come(self) -> bool:
+        return not isinstance(self._grid, Foretelling) or self._grid.can_answer(sorted(self._sent))
+
     def _pulled(self) -> Iterator[Sequence[Arrival]]:
         """What has arrived: together where the grid answers with a list, one by one where it makes each when asked.
 
@@ -129,7 +144,10 @@ class Exchange:
         for ids in [[one] for one in sorted(self._sent)] if self._is_careful else [sorted(self._sent)]:
             try:
                 for together in _arrived(self._grid.pull_messages(ids)):
-                    yield [self._arrival(message) for message in together]
+                    now = time.monotonic()
+                    found = [self._arrival(message, now) for message in together]
+                    # Of two answers of one client the older question's counts, whatever order they are told in.
+                    yield sorted(found, key=lambda one: (-one.seconds, one.node))
             except Exception as error:
                 if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LINES:
                     raise  # nobody's reply: the line to the SuperLink is down
@@ -138,11 +156,11 @@ class Exchange:
                     yield [self._lost(ids[0], f"{type(error).__name__}: {str(error)[:200]}")]
                 self._is_careful = True
 
-    def _arrival(self, message: Message) -> Arrival:
+    def _arrival(self, message: Message, now: float) -> Arrival:
         asked = message.metadata.reply_to_message_id
         self._open.discard(asked)
-        sent = self._sent.pop(asked, _Sent(message.metadata.src_node_id, time.monotonic()))
-        return Arrival(sent.node, message, time.monotonic() - sent.pushed_at)
+        sent = self._sent.pop(asked, _Sent(message.metadata.src_node_id, now))
+        return Arrival(sent.node, message, now - sent.pushed_at)
 
     def _lost(self, asked: str, damage: str) -> Arrival:
         self._open.discard(asked)

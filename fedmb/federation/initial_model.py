@@ -26,7 +26,7 @@ from fedmb.federation.cohort import reasons_in
 from fedmb.federation.exchange import Exchange
 from fedmb.federation.model_record import flat_from_record, flat_to_record
 from fedmb.federation.record_fields import check_version, refusing, text_in, whole_in
-from fedmb.federation.wire import ARRAYS, CONFIG, FAILED, LAYOUT, SEED, TRAINING, UPDATE, VERSION, node_of
+from fedmb.federation.wire import ARRAYS, CONFIG, FAILED, LAYOUT, SEED, TRAINING, UPDATE, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from flwr.serverapp import Grid
 
+    from fedmb.federation.exchange import Arrival
     from fedmb.federation.wire import Carrying
     from fedmb.update import Arrays
 
@@ -133,13 +134,13 @@ def _asked(grid: Grid, beginning: Beginning, seconds: float, reasons: dict[str, 
     heard = 0
     try:
         for together in exchange.arrivals(seconds):
-            for message in together:
+            for arrival in together:
                 heard += 1
                 try:
-                    found.append(_answer(message))
+                    found.append(_answer(arrival))
                 except FedmbError as error:
-                    log.warning("initial model refused node=%d reason=%s", node_of(message), error)
-                    reasons[f"node {node_of(message)}"] = str(error)
+                    log.warning("initial model refused node=%d reason=%s", arrival.node, error)
+                    reasons[f"node {arrival.node}"] = str(error)
             if _is_decided(found, missing=len(nodes) - heard):
                 break
     finally:
@@ -147,13 +148,16 @@ def _asked(grid: Grid, beginning: Beginning, seconds: float, reasons: dict[str, 
     return found
 
 
-def _answer(message: Message) -> _Answer:
+def _answer(arrival: Arrival) -> _Answer:
     """A usable answer.
 
     Raises:
         NotEnoughData: the client answered with an error.
         ShapeError, VersionMismatch: it is not a whole, finite model of this fedmb.
     """
+    message = arrival.message
+    if message is None:
+        raise ShapeError(f"an initial model must be one of Flower's messages, got {arrival.damage}; look at the client")
     if message.has_error():
         raise NotEnoughData(message.error.reason or f"the client failed with code {message.error.code}")
     with refusing("an initial model", (ARRAYS, UPDATE)):

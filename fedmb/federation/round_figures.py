@@ -16,7 +16,7 @@ from fedmb.telemetry.prequential import prequential_means
 from fedmb.update import added
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from fedmb.aggregation.stack import Stack
     from fedmb.update import Arrays, Update
@@ -33,10 +33,13 @@ def summed(updates: Sequence[Update]) -> tuple[dict[str, int], dict[str, float]]
     return rows, sums
 
 
-def monitored(updates: Sequence[Update], before: Arrays, after: Arrays, stack: Stack) -> dict[str, float]:
+def monitored(
+    updates: Sequence[Update], before: Arrays, after: Arrays, stack: Stack, *, late: Collection[str] = ()
+) -> dict[str, float]:
     """What to watch beside the loss; a figure that nobody measured is left out.
 
-    `stack` holds the models that the updates brought, which need not carry them any more.
+    `stack` holds the models that the updates brought, which need not carry them any more. Those of `late` clients were
+    moved from another model, so their lengths are not compared.
 
     - `train_accuracy`, …: metrics of the clients' rows before each step;
     - `gradient_norm`: mean over the clients' steps, with a guard;
@@ -66,7 +69,11 @@ def monitored(updates: Sequence[Update], before: Arrays, after: Arrays, stack: S
         figures |= {name: value / units for name, value in sums.items() if name.startswith(TRAINED)}
     said = {name.removeprefix(DELAYED): value for name, value in sums.items() if name.startswith(DELAYED)}
     figures |= {DELAYED + name: mean for name, mean in prequential_means(said).items()}
-    return figures | prequential_means(sums) | across_clients(updates, before, stack)
+    return (
+        figures
+        | prequential_means(sums)
+        | across_clients([one for one in updates if not {*late}.intersection(one.clients)], before, stack)
+    )
 
 
 def alarms_of(updates: Sequence[Update]) -> dict[str, int]:

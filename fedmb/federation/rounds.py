@@ -17,46 +17,46 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass, replace
-from statistics import median
+from dataclasses import replace
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedmb.aggregation.compress import Wire
-from fedmb.aggregation.stack import Stack
 from fedmb.arrays.flat import FlatArrays
-from fedmb.errors import NotEnoughData
-from fedmb.federation.averageable import averageable
+from fedmb.errors import NotEnoughData, SettingsError
+from fedmb.federation.closed_round import Watch, advanced, report_of
 from fedmb.federation.closing import Closing
 from fedmb.federation.cohort import reasons_in
 from fedmb.federation.collector import Collector
+from fedmb.federation.combining import combined
 from fedmb.federation.guard import GuardLimits
-from fedmb.federation.model_record import aggregated, arrays_from_record, arrays_to_record, averaged_record
-from fedmb.federation.round_figures import alarms_of, monitored, summed
+from fedmb.federation.late import Late
+from fedmb.federation.model_record import arrays_to_record, averaged_record
+from fedmb.federation.reply_times import FILE, ReplyTimes
 from fedmb.federation.silence import NewsWait, Silence
 from fedmb.federation.strategy import Receiving
 from fedmb.federation.strategy_memory import begin_from_what_is_sent, memory_of, remember
 from fedmb.federation.wire import train_config
 from fedmb.section import Section
 from fedmb.telemetry.convergence import Convergence, Stopping
-from fedmb.telemetry.events import RoundReport
 from fedmb.training.round_terms import RoundTerms
-from fedmb.update import Arrays, Update, added
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Strategy
 
     from fedmb.federation.checkpoint import ServerState
     from fedmb.federation.cohort import Cohort
+    from fedmb.telemetry.events import RoundReport
+    from fedmb.update import Arrays
 
 log = logging.getLogger(__name__)
 
-_USUAL_ROUNDS = 8  # whose changes say what is usual: changes shrink as a model learns, within tens of rounds
 _FRUITLESS_ROUNDS = 3  # in a row, before a run stops: a fault of all clients does not heal by itself
 
 
@@ -72,18 +72,72 @@ class Rounds(Section):
     min_clients: int = Field(default=1, ge=1)
     """Nodes that must be connected before a round starts."""
     fraction_train: float = Field(default=1.0, gt=0, le=1)
-    """Share of the connected nodes that train in a round."""
+    """Share of the connected nodes that train in a round, or, with `over_sampling`, whose updates it needs."""
+    over_sampling: float = Field(default=0.0, ge=0, le=10)
+    """Share of more nodes that are asked than are needed; the round closes as soon as those needed have replied."""
+    quorum: int = Field(default=1, ge=1)
+    """Clients that must have answered; a round with fewer makes no model, and its rows are learnt again."""
     connect_seconds: float = Field(default=300.0, gt=0)
     """How long a round waits for `min_clients` before the run fails."""
     deadline_seconds: float = Field(default=600.0, gt=0)
-    """How long a round waits for replies; later ones are dropped."""
+    """How long a round waits for replies at most."""
+    deadline_medians: float = Field(default=4.0, gt=1)
+    """How long it waits, in usual reply times of the slowest client that it asked; inf waits `deadline_seconds`."""
+    deadline_least_seconds: float = Field(default=30.0, gt=0)
+    """It waits so long in any case: a client whose process starts anew needs some seconds beside learning."""
     drain_seconds: float = Field(default=60.0, ge=0)
     """How long SIGTERM lets an open round go on; one that is given up is trained again when the run is resumed."""
     longest_pause: int = Field(default=16, ge=0)
     """forever: rounds that a client is left out at most while it has nothing new: 1, then 2, 4 and so on."""
     closing: Closing = Closing()
+    late: Late = Late()
     guard: GuardLimits = GuardLimits()
     stopping: Stopping = Stopping()
+
+    @model_validator(mode="after")
+    def _nothing_contradicts(self) -> Rounds:
+        if self.over_sampling and self.fraction_train == 1:
+            raise ValueError(
+                f"over_sampling asks more nodes than a round needs, got {self.over_sampling:g} with fraction_train 1, "
+                "which needs all; lower fraction_train"
+            )
+        if self.over_sampling and math.isfinite(self.late.buffer):
+            raise ValueError(
+                f"late.buffer says after how many updates a round closes, got {self.late.buffer:g} beside "
+                f"over_sampling {self.over_sampling:g}, which says it too; leave one out"
+            )
+        if self.quorum > self.late.buffer:
+            raise ValueError(
+                f"a version of late.buffer = {self.late.buffer:g} updates never has a quorum of {self.quorum}; lower it"
+            )
+        return self
+
+    @property
+    def closes_early(self) -> bool:
+        """Whether a reply may close the round while others are under way."""
+        return self.closing.is_early or self.over_sampling > 0 or math.isfinite(self.late.buffer)
+
+    def enough(self, connected: int) -> float:
+        """Updates that close a round of so many connected nodes; inf where all that are asked are waited for."""
+        return math.ceil(connected * self.fraction_train) if self.over_sampling else self.late.buffer
+
+    def check_against(self, clients: int, *, key: str) -> None:
+        """Refuse a quorum that rounds of so many clients could not have.
+
+        Args:
+            clients: fewest that are connected when a round starts.
+            key: name of the setting that says how many there are.
+
+        Raises:
+            SettingsError: fewer are asked.
+        """
+        asked = min(clients, math.ceil(math.ceil(clients * self.fraction_train) * (1 + self.over_sampling)))
+        if asked < self.quorum:
+            raise SettingsError(
+                f"a quorum of {self.quorum} needs as many clients in a round, got {key} = {clients} of which {asked} "
+                f"are asked; raise {key} or lower rounds.quorum",
+                key=key,
+            )
 
     @property
     def is_endless(self) -> bool:
@@ -101,18 +155,6 @@ def count_from(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """What a server can see beside the replies; each part may be absent."""
-
-    score: Callable[[ServerState], Mapping[str, float]] | None = None
-    """Figures of a model on held-out rows."""
-    lag: Callable[[ServerState], int] | None = None
-    """Records that streams hold beyond a model's ledger."""
-    set_aside: Callable[[], int] | None = None
-    """Records that could not be decoded so far."""
-
-
 class RoundLoop:
     """Runs rounds of one strategy on one grid, from any state on.
 
@@ -125,6 +167,8 @@ class RoundLoop:
         stop: set from outside to end after the current round.
         training: settings of the local training that every client is to follow.
         wire: how the clients' models travel; as they are if left out.
+        memory: where reply times outlive the process; nowhere if left out.
+        task: what every client is to learn, as `fedmb.training.task_digest` names it; not compared if left out.
     """
 
     def __init__(
@@ -138,6 +182,8 @@ class RoundLoop:
         stop: Event | None = None,
         training: Mapping[str, Any] | None = None,
         wire: Wire | None = None,
+        memory: Path | None = None,
+        task: str = "",
     ) -> None:
         self.grid = grid
         self.strategy = strategy
@@ -147,8 +193,14 @@ class RoundLoop:
         self.convergence = Convergence(rounds.stopping)
         self.silence = Silence(rounds.longest_pause)
         self.stop = stop or Event()
-        self.training = training
-        self._collector = Collector(grid, rounds, strategy, wire or Wire())
+        self.training, self.task = training, task
+        self._times = ReplyTimes(
+            rounds.deadline_medians,
+            rounds.deadline_least_seconds,
+            rounds.deadline_seconds,
+            memory / FILE if memory is not None else None,
+        )
+        self._collector = Collector(grid, rounds, strategy, wire or Wire(), self._times)
 
     def run(self, state: ServerState) -> ServerState:
         """Rounds from `state.version + 1` to the last; answers the final state.
@@ -167,13 +219,13 @@ class RoundLoop:
             self.wait_for_nodes()
             if self.stop.is_set():
                 break
-            cohort = self._ask(state, everyone=news.is_on or fruitless > 0)
+            cohort = self._ask(state, everyone=news.is_on or fruitless > 0, is_patient=fruitless > 0)
             if cohort.has_nothing_new:
                 fruitless = 0
                 news.wait(self.stop, cohort.skipped)
                 continue
             news.end()
-            arrays = self._combined(state, cohort)
+            arrays = combined(self.strategy, state, cohort)
             fruitless = 0 if cohort.accepted else fruitless + 1
             if fruitless == _FRUITLESS_ROUNDS:
                 raise NotEnoughData(
@@ -192,7 +244,7 @@ class RoundLoop:
         """
         self._collector.wait_for_nodes(self.rounds.min_clients, self.rounds.connect_seconds, self.stop)
 
-    def _ask(self, state: ServerState, *, everyone: bool) -> Cohort:
+    def _ask(self, state: ServerState, *, everyone: bool, is_patient: bool) -> Cohort:
         closing, number = self.rounds.closing, state.version + 1
         terms = RoundTerms(seconds=closing.seconds, until_alarm=closing.drift)
         if self.rounds.is_endless:
@@ -205,40 +257,31 @@ class RoundLoop:
             arrays_to_record(state.arrays)
             if isinstance(self.strategy, Receiving)
             else averaged_record(FlatArrays.packed(state.arrays)),
-            train_config(state.version, state.positions, seed=state.seed, training=self.training, ledger=state.ledger),
+            train_config(
+                state.version,
+                state.positions,
+                seed=state.seed,
+                training=self.training,
+                ledger=state.ledger,
+                task=self.task,
+            ),
             self.grid,
         )
-        cohort = self._collector.collect(messages, state, terms)
+        cohort = self._collector.collect(messages, state, terms, is_patient=is_patient)
         self.silence.observe(number, silent=cohort.silent - {*cohort.resting}, heard=cohort.accepted)
+        if reason := cohort.without(self.rounds.quorum, state.ledger):
+            log.warning("previous model kept round=%d reason=%s", number, reason)
         return cohort
-
-    def _combined(self, state: ServerState, cohort: Cohort) -> Arrays:
-        """The strategy's model of what was accepted; the previous one where it makes none, and then nothing counts."""
-        learnt = [reply for reply in cohort.in_order() if reply.update.weight > 0]
-        if not learnt:
-            return state.arrays
-        before, takes_models = FlatArrays.packed(state.arrays), isinstance(self.strategy, Receiving)
-        messages = [reply.message for reply in learnt] if takes_models else averageable(learnt)
-        record, _ = self.strategy.aggregate_train(state.version + 1, messages)
-        if record is not None and takes_models:
-            after = FlatArrays.packed(arrays_from_record(record, before))
-            before.layout.check(after.layout)
-            return after
-        if record is not None:
-            # A counter is a fact of one client and no business of Flower's: the heaviest client's is kept.
-            heaviest = max(learnt, key=lambda reply: reply.update.weight)
-            return aggregated(before, record, FlatArrays.packed(heaviest.update.arrays))
-        said = self.strategy.shortfall if isinstance(self.strategy, Receiving) else ""
-        name = type(self.strategy).__name__
-        cohort.give_back(state.ledger, said or f"{name} made no model of {len(learnt)} updates; see its log")
-        return state.arrays
 
     def _closed(self, before: ServerState, cohort: Cohort, arrays: Arrays, seconds: float) -> ServerState:
         """The state after a round, once it was told and kept."""
-        state = self._advanced(before, cohort, arrays)
-        report = self._report(before.arrays, state, cohort, seconds)
-        if isinstance(self.strategy, Receiving):
-            self.strategy.stack.close()  # updates need no memory while clients learn anew
+        compares = math.isfinite(self.rounds.guard.norm_medians)
+        state = advanced(before, cohort, arrays, keeps_norms=compares)
+        stack = self.strategy.stack if isinstance(self.strategy, Receiving) else None
+        report = report_of(before.arrays, state, cohort, seconds=seconds, stack=stack, watch=self.watch)
+        if stack is not None:
+            stack.close()  # updates need no memory while clients learn anew
+        self._times.keep()
         if reason := self.convergence.observe(report):
             log.info("run converged round=%d reason=%s", state.version, reason)
         state = replace(
@@ -249,58 +292,3 @@ class RoundLoop:
         )
         self.on_round(state, report)
         return state
-
-    def _advanced(self, state: ServerState, cohort: Cohort, arrays: Arrays) -> ServerState:
-        positions, rows = dict(state.positions), dict(state.learnt)
-        for client, reply in sorted(cohort.accepted.items()):
-            positions |= reply.update.positions
-            rows[client] = added(rows.get(client, {}), reply.update.rows)
-        return replace(
-            state,
-            version=state.version + 1,
-            arrays=arrays,
-            ledger=cohort.ledger,
-            positions=positions,
-            norms=self._norms(state, cohort),
-            learnt=dict(sorted(rows.items())),
-        )
-
-    def _norms(self, state: ServerState, cohort: Cohort) -> tuple[float, ...]:
-        """Median lengths of the last rounds' changes, where the guard is to compare with them."""
-        lengths = [reply.norm for reply in cohort.accepted.values() if reply.update.weight > 0]
-        if not lengths or math.isinf(self.rounds.guard.norm_medians):
-            return state.norms
-        return (*state.norms, median(lengths))[-_USUAL_ROUNDS:]
-
-    def _report(self, before: Arrays, state: ServerState, cohort: Cohort, seconds: float) -> RoundReport:
-        updates = [reply.update for reply in cohort.in_order()]
-        rows, sums = summed(updates)
-        units = sums.get("units", 0.0)
-        return RoundReport(
-            round=state.version,
-            seconds=seconds,
-            train_loss=sums.get("loss", math.nan) / units if units else math.nan,
-            scores=dict(self.watch.score(state)) if self.watch.score else {},
-            rows=rows,
-            lag=self.watch.lag(state) if self.watch.lag else None,
-            clients=len(cohort.accepted),
-            accepted=tuple(sorted(cohort.accepted)),
-            rejected=cohort.rejected,
-            skipped=cohort.skipped,
-            closed_by=cohort.closed_by,
-            bytes_down=cohort.bytes_down,
-            bytes_up=cohort.bytes_up,
-            set_aside=self.watch.set_aside() if self.watch.set_aside else 0,
-            monitor=monitored(updates, before, state.arrays, self._stack(updates)),
-            alarms=alarms_of(updates),
-        )
-
-    def _stack(self, updates: Sequence[Update]) -> Stack:
-        """The accepted models: what the strategy received, or what the updates hold."""
-        if isinstance(self.strategy, Receiving):
-            return self.strategy.stack
-        stack = Stack(memory_bytes=math.inf)
-        for update in updates:
-            if update.weight > 0:
-                stack.put(", ".join(update.clients), update.arrays, update.weight)
-        return stack

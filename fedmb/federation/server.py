@@ -13,7 +13,8 @@ from fedmb.errors import SettingsError
 from fedmb.federation import checkpoint
 from fedmb.federation.checkpoint import ServerState
 from fedmb.federation.initial_model import Beginning, initial_model
-from fedmb.federation.rounds import RoundLoop, Rounds, Watch
+from fedmb.federation.rounds import RoundLoop, Rounds
+from fedmb.training.task_digest import task_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fedmb.aggregation.compress import Wire
     from fedmb.batch.minibatch import Columns
     from fedmb.federation.checkpoint import Checkpoints
+    from fedmb.federation.closed_round import Watch
     from fedmb.telemetry.events import RoundReport, Sink
     from fedmb.telemetry.run_directory import RunDirectory
     from fedmb.training.recipe import Training
@@ -108,6 +110,8 @@ class Server:
             stop=stop,
             training=told,
             wire=self.wire,
+            memory=self.run_directory.state,
+            task=task_digest(self.task) if self.task else "",
         )
         if not self.state.arrays:
             loop.wait_for_nodes()

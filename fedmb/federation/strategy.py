@@ -58,6 +58,7 @@ class MiniBatchFedAvg(Strategy):
     Args:
         rule: how many models become one.
         fraction_train: share of the connected nodes that train in a round, in (0, 1].
+        over_sampling: share of more nodes that are asked, so that a round need not wait for all.
         seed: seed of the run; keys the selection of nodes.
         memory_bytes: updates that may wait in memory; those beyond wait in a file.
         directory: where that file lies; the system's place for temporary files when left out.
@@ -70,6 +71,7 @@ class MiniBatchFedAvg(Strategy):
         rule: Rule | None = None,
         *,
         fraction_train: float = 1.0,
+        over_sampling: float = 0.0,
         seed: int = 0,
         memory_bytes: float = MEMORY_BYTES,
         directory: Path | None = None,
@@ -80,7 +82,13 @@ class MiniBatchFedAvg(Strategy):
                 key="rounds.fraction_train",
             )
         self.rule = rule or Mean()
+        if over_sampling < 0:
+            raise SettingsError(
+                f"over_sampling must be 0 or more, got {over_sampling}; 0 asks no more nodes than are needed",
+                key="rounds.over_sampling",
+            )
         self.fraction_train = fraction_train
+        self.over_sampling = over_sampling
         self.seed = seed
         self.stack = Stack(memory_bytes=memory_bytes, directory=directory)
         self.shortfall = ""
@@ -95,7 +103,8 @@ class MiniBatchFedAvg(Strategy):
         self._refused.clear()
         self._before = arrays
         node_ids = sorted(grid.get_node_ids())
-        wanted = math.ceil(len(node_ids) * self.fraction_train)
+        needed = math.ceil(len(node_ids) * self.fraction_train)
+        wanted = min(len(node_ids), math.ceil(needed * (1 + self.over_sampling)))
         picks = generator(self.seed, server_round, "selection").choice(len(node_ids), wanted, replace=False)
         config["server-round"] = server_round
         content = RecordDict({ARRAYS: arrays, CONFIG: config})
@@ -166,11 +175,14 @@ class MiniBatchFedAvg(Strategy):
         log.info("strategy=%s fraction_train=%g seed=%d", self.rule, self.fraction_train, self.seed)
 
 
-def strategy_from(aggregation: Aggregation, *, fraction_train: float, seed: int, directory: Path) -> MiniBatchFedAvg:
+def strategy_from(
+    aggregation: Aggregation, *, fraction_train: float, over_sampling: float = 0.0, seed: int, directory: Path
+) -> MiniBatchFedAvg:
     """The strategy that settings name, whose overflowing updates lie in `directory`."""
     return MiniBatchFedAvg(
         aggregation.chosen_rule(),
         fraction_train=fraction_train,
+        over_sampling=over_sampling,
         seed=seed,
         memory_bytes=aggregation.memory_bytes,
         directory=directory,

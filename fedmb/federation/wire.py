@@ -52,6 +52,7 @@ SEED = "fedmb-seed"
 TRAINING = "fedmb-training"
 LEDGER = "fedmb-ledger"
 TERMS = "fedmb-terms"
+TASK = "fedmb-task"
 LAYOUT = "fedmb-layout"
 WIRE = "fedmb-wire"
 FORM = "fedmb-form"
@@ -85,6 +86,8 @@ class Instruction:
     """When to end the round, and whether to take part at all."""
     wire: Wire | None = None
     """How the reply's model travels; None for an entry an array, as Flower's own servers expect it."""
+    task: str = ""
+    """The server's task, as `fedmb.training.task_digest` names it; empty where the server has none."""
 
 
 def train_config(
@@ -95,6 +98,7 @@ def train_config(
     training: Mapping[str, Any] | None = None,
     ledger: Ledger | None = None,
     terms: RoundTerms | None = None,
+    task: str = "",
 ) -> ConfigRecord:
     """The config that goes with version `base_version` of the model."""
     return ConfigRecord(
@@ -106,6 +110,7 @@ def train_config(
             TRAINING: json.dumps(training),
             LEDGER: ledger_text(ledger or Ledger()),
             TERMS: (terms or RoundTerms()).to_json(),
+            **({TASK: task} if task else {}),  # Flower cannot count the bytes of an empty text
         }
     )
 
@@ -138,6 +143,7 @@ def read_instruction(message: Carrying) -> Instruction:
             ledger=Ledger.from_json(json.loads(text_in(config, LEDGER))),
             terms=RoundTerms.from_json(text_in(config, TERMS)),
             wire=Wire.model_validate_json(text_in(config, WIRE)) if is_flat else None,
+            task=text_in(config, TASK) if TASK in config else "",
         )
 
 

@@ -42,3 +42,12 @@ class Streamed(Section):
     """Record with which the label mix changes, in place of drift_at."""
     lead_rows: int = Field(default=8192, ge=1)
     """Rows that a feeder runs ahead of its client at most, so that a slow machine does not fill its disk."""
+
+
+class Slow(Section):
+    """Clients that are slow, to see what `rounds.late` makes of them; a killed run forgets what is under way."""
+
+    clients: int = Field(default=0, ge=0)
+    """How many of all, counted from the last one."""
+    rounds: int = Field(default=1, ge=1)
+    """Rounds that their replies come after their own."""

@@ -29,7 +29,7 @@ from fedmb.ingest.log_source import LogSource
 from fedmb.ingest.producer import Feeder
 from fedmb.section import Section
 from fedmb.seeding import generator
-from fedmb.simulation.client_kinds import Private, Streamed
+from fedmb.simulation.client_kinds import Private, Slow, Streamed
 from fedmb.sizing.learning_rate_section import LearningRate
 from fedmb.training.device import training_device
 from fedmb.training.local_update import LocalUpdate
@@ -65,6 +65,7 @@ class Simulation(Section):
     training: Training = Training(steps=20, learning_rate=LearningRate(rate=0.2))
     private: Private = Private()
     streamed: Streamed = Streamed()
+    slow: Slow = Slow()
     streaming: Streaming = Streaming()
     replay: Replaying = Replaying()
     rows: Rows = Rows()
@@ -74,11 +75,16 @@ class Simulation(Section):
         clients = self.private.clients + self.streamed.clients
         if clients == 0:
             raise ValueError("a simulation needs a client, got private.clients = 0 and streamed.clients = 0; set one")
+        if self.slow.clients >= clients:
+            raise ValueError(
+                f"somebody must be in time, got slow.clients = {self.slow.clients} of {clients} clients; lower it"
+            )
         if self.private.dataset is not None and (self.private.clients == 0 or self.private.tables > 1):
             raise ValueError(
                 f"a dataset is dealt out in one part a client, got private.clients = {self.private.clients} and "
                 f"private.tables = {self.private.tables}; set clients to 1 or more and tables to 1"
             )
+        self.rounds.check_against(clients, key="private.clients + streamed.clients")
         self.aggregation.check_against(clients, self.rounds.fraction_train, key="private.clients + streamed.clients")
         self.rows.check_mixed(self.private.tables if self.private.clients else 0)
         if self.private.dataset is not None:

@@ -8,11 +8,11 @@ import numpy as np
 
 from fedmb.errors import SettingsError
 from fedmb.federation.client import client_app
+from fedmb.federation.closed_round import Watch
 from fedmb.federation.residual import Residual
-from fedmb.federation.rounds import Watch
 from fedmb.federation.server import Server, scorer
 from fedmb.federation.strategy import strategy_from
-from fedmb.simulation.grid import InProcessGrid
+from fedmb.simulation.late_grid import LateGrid
 from fedmb.simulation.population import Population, Simulation
 from fedmb.training.device import computing
 from fedmb.training.task import TaskWithData, load_task
@@ -68,7 +68,11 @@ def _simulated(
     stop: Event | None,
 ) -> ServerState:
     strategy = strategy_from(
-        settings.aggregation, fraction_train=settings.rounds.fraction_train, seed=settings.seed, directory=run.state
+        settings.aggregation,
+        fraction_train=settings.rounds.fraction_train,
+        over_sampling=settings.rounds.over_sampling,
+        seed=settings.seed,
+        directory=run.state,
     )
     server = Server(
         task,
@@ -85,8 +89,12 @@ def _simulated(
         lambda context: population.trainer(str(context.node_config["client"])),
         lambda client: Residual(run.state / client),
     )
-    grid = InProcessGrid(
-        app, {FIRST_NODE_ID + number: {"client": name} for number, name in enumerate(population.trainers)}
+    names = list(population.trainers)
+    slow = range(len(names) - settings.slow.clients, len(names))
+    grid = LateGrid(
+        app,
+        {FIRST_NODE_ID + number: {"client": name} for number, name in enumerate(names)},
+        {FIRST_NODE_ID + number: settings.slow.rounds for number in slow},
     )
     watch = Watch(
         scorer(task, held_out(settings, task), build=settings.training.build_model),

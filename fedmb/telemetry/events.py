@@ -30,12 +30,14 @@ class RoundReport:
     """Clients whose update was aggregated."""
     accepted: tuple[str, ...] = ()
     """Their names, sorted."""
+    late: Mapping[str, int] = field(default_factory=dict)
+    """Those of them whose update came late, with how many versions of the model it was behind."""
     rejected: Mapping[str, str] = field(default_factory=dict)
     """Clients whose reply was refused or failed, with the reason."""
     skipped: tuple[str, ...] = ()
     """Clients with nothing new, whether they said so in this round or rest because they said so in the last ones."""
     closed_by: str = "replies"
-    """What closed the round: "replies" (all were in), "time", "rows" or "drift"."""
+    """What closed the round: "replies" (all were in), "time", "rows", "drift" or "enough"."""
     bytes_down: int = 0
     """Bytes of what was sent to clients: the model once for each of them, and their instructions."""
     bytes_up: int = 0
@@ -65,6 +67,7 @@ class RoundReport:
             "lag": self.lag,
             "clients": self.clients,
             "accepted": list(self.accepted),
+            "late": dict(self.late),
             "rejected": dict(self.rejected),
             "set_aside": self.set_aside,
             "monitor": {name: _number(value) for name, value in self.monitor.items()},

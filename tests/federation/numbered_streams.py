@@ -114,7 +114,7 @@ class SlowGrid(InProcessGrid):
         ids = list(super().push_messages(messages))
         for message_id, message in zip(ids, messages, strict=True):
             site = self.sites[message.metadata.dst_node_id]
-            self.asked.append((int(message.metadata.group_id), site.name))
+            self.asked.append((int(message.metadata.group_id or 0), site.name))
             (self._answers[message_id],) = super().pull_messages([message_id])
         return ids
 
