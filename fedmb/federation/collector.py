@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
@@ -43,14 +43,54 @@ if TYPE_CHECKING:
 
     from fedmb.aggregation.compress import Wire
     from fedmb.federation.checkpoint import ServerState
+    from fedmb.federation.closing import Closing
     from fedmb.federation.exchange import Arrival
+    from fedmb.federation.guard import GuardLimits
+    from fedmb.federation.late import Late
     from fedmb.federation.reply_times import ReplyTimes
-    from fedmb.federation.rounds import Rounds
     from fedmb.training.round_terms import RoundTerms
 
 log = logging.getLogger(__name__)
 
 _CONNECTED_SECONDS = 0.1  # between two looks at who is connected
+
+
+class Rules(Protocol):
+    """What a round waits for and lets in, as `fedmb.federation.rounds.Rounds` says it."""
+
+    @property
+    def closing(self) -> Closing:
+        """What closes it early."""
+        ...
+
+    @property
+    def deadline_seconds(self) -> float:
+        """How long it waits at most."""
+        ...
+
+    @property
+    def quorum(self) -> int:
+        """Clients that must have answered before anything but time closes it."""
+        ...
+
+    @property
+    def late(self) -> Late:
+        """What becomes of late updates."""
+        ...
+
+    @property
+    def guard(self) -> GuardLimits:
+        """What an update may hold at most."""
+        ...
+
+    @property
+    def closes_early(self) -> bool:
+        """Whether a reply may close it while others are under way."""
+        ...
+
+    def enough(self, connected: int) -> float:
+        """Updates that close it, of so many connected nodes."""
+        ...
 
 
 class Collector:
@@ -65,7 +105,7 @@ class Collector:
         times: how long clients take.
     """
 
-    def __init__(self, grid: Grid, rounds: Rounds, strategy: Strategy, wire: Wire, times: ReplyTimes) -> None:
+    def __init__(self, grid: Grid, rounds: Rules, strategy: Strategy, wire: Wire, times: ReplyTimes) -> None:
         self.grid = grid
         self.rounds = rounds
         self.closing = rounds.closing
