@@ -99,6 +99,7 @@ def _deploy(run: RunDirectory, settings: ServerSettings, listen: Listen, app: Pa
     from fedmb.federation.run_figures import RunFigures
     from fedmb.launch.deployment import PARTS, Deployment
     from fedmb.launch.standing import Standing
+    from fedmb.launch.survival import survive
     from fedmb.launch.watched import Watched
 
     log = logging.getLogger(__name__)
@@ -106,9 +107,8 @@ def _deploy(run: RunDirectory, settings: ServerSettings, listen: Listen, app: Pa
     with (
         Watched(standing, settings.watching, figures=figures.metrics, line=figures.line) as watched,
         Drain(run.state, stop, settings.rounds.drain_seconds) as drain,
-        Deployment(listen, app, run.state, drain.over, settings.door, standing=standing) as deployment,
+        Deployment(listen, app, run, drain, settings.door, standing=standing) as deployment,
     ):
         deployment.start()
         log.info("server listening address=%s run=%s metrics=%s", listen.own_address, run.path, watched.address)
-        drain.has_begun = True
-        deployment.run(run.config)
+        survive(deployment, run.checkpoints, stop, most=settings.restarts, standing=standing)

@@ -33,6 +33,8 @@ class ServerSettings(Section):
     """What is learnt, written module:Class; the model is scored where the class brings test rows."""
     threads: int = Field(default=1, ge=1)
     """Threads of torch."""
+    restarts: int = Field(default=5, ge=0)
+    """How often in a row, with no round closed between, processes that died are started again; 0 for never."""
     rounds: Rounds = Rounds(count=30)
     wire: Wire = Wire()
     aggregation: Aggregation = Aggregation()

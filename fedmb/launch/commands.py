@@ -131,6 +131,11 @@ def follow(run_id: str) -> list[str]:
     return [executable("flwr"), "log", run_id, CONNECTION, "--stream"]
 
 
+def stop(run_id: str) -> list[str]:
+    """End a run; answers JSON."""
+    return [executable("flwr"), "stop", run_id, CONNECTION, "--format", "json"]
+
+
 def status(run_id: str) -> list[str]:
     """The run's status as JSON. It is needed because Flower's commands return 0 for a run that failed."""
     return [executable("flwr"), "ls", CONNECTION, "--run-id", run_id, "--format", "json"]

@@ -1,13 +1,14 @@
 """A SuperLink with one run on it: started, waited for, submitted to, followed, asked how it ended.
 
-    with Deployment(listen, app, state, stop) as deployment:
-        deployment.start()           # answers once the SuperLink is healthy, and the door before it open
-        deployment.run(settings)     # until the run is over; raises what made it fail
+    with Deployment(listen, app, run, drain, limits, standing=standing) as deployment:
+        deployment.start()       # answers once the SuperLink is healthy, and the door before it open
+        deployment.run()         # until the run is over; raises what made it fail, or `Lost` where a process died
 
 The SuperLink always listens on loopback. With TLS, nodes come through a door (`fedmb.access.door`) on the port that
 others reach, and the SuperLink has a port of its own; without, whoever can reach it is on this machine anyway.
 
-Setting `stop` ends each wait early; leaving the block ends every process.
+`drain.over` ends each wait early; leaving the block ends every process. After `Lost` both may be called again
+(`fedmb.launch.survival`).
 """
 
 from __future__ import annotations
@@ -31,23 +32,41 @@ from fedmb.launch import commands
 from fedmb.launch.child import Child
 from fedmb.launch.door_keeper import DoorKeeper
 from fedmb.launch.endpoint import Listen, usable_port
+from fedmb.launch.keeper import GRACE_SECONDS
+from fedmb.launch.server_process import ServerProcess
 from fedmb.launch.staging import SETTINGS_KEY, stage
 from fedmb.settings.toml import value_text
 
 if TYPE_CHECKING:
-    from threading import Event
-
     from fedmb.access.door_limits import DoorLimits
+    from fedmb.federation.drain import Drain
     from fedmb.launch.standing import Standing
+    from fedmb.telemetry.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
 HEALTHY_SECONDS = 60.0  # a SuperLink needs 2 to 4 s on an idle machine of two cores
 COMMAND_SECONDS = 60.0  # Flower's short commands take 1 to 2 s
 FINISHED_SECONDS = 10.0  # between the end of a run's log and its final status
+BEGIN_SECONDS = 180.0  # between a run's submission and its first moment at work; torch is imported between
+ENDING_SECONDS = GRACE_SECONDS + 1.0  # a SuperLink that died is known to have after its keeper ended the rest
 PARTS = ("superlink", "run", "door")  # what may be started again
 _LOOK_SECONDS = 0.1
 _COMPLETED = "finished:completed"
+_UNHEARD = "No heartbeat received"  # what Flower says of a run whose process vanished
+
+
+class Lost(FedmbError):  # noqa: N818  # the condition's name, as in fedmb.errors
+    """A process ended, or vanished, that nobody had told to; what it did may be done again.
+
+    Args:
+        message: which, how, and where to read on.
+        part: "superlink" or "run".
+    """
+
+    def __init__(self, message: str, *, part: str) -> None:
+        super().__init__(message)
+        self.part = part
 
 
 class Deployment:
@@ -56,21 +75,20 @@ class Deployment:
     Args:
         listen: the port.
         app: the directory whose clients/ and server/ are run.
-        state: where a temporary directory and the SuperLink's log go.
-        stop: ends every wait when it is set.
+        run: the run; a temporary directory and the SuperLink's log go into its state.
+        drain: ends every wait when it is over; told whether the server's process may have a round open.
         limits: of what nodes may send, where there is a door.
         standing: told how it goes; its parts are `PARTS`.
     """
 
     def __init__(
-        self, listen: Listen, app: Path, state: Path, stop: Event, limits: DoorLimits, *, standing: Standing
+        self, listen: Listen, app: Path, run: RunDirectory, drain: Drain, limits: DoorLimits, *, standing: Standing
     ) -> None:
         self.superlink_address = Listen("127.0.0.1", usable_port("127.0.0.1", 0)) if listen.tls else listen
-        self.stop = stop
-        self._standing = standing
-        self.log_file = state / "superlink.log"
+        self.log_file = run.state / "superlink.log"
+        self._run, self._drain, self._standing = run, drain, standing
         # A directory for each launch: a second one on the same run must not change the first one's files.
-        self._home = Path(tempfile.mkdtemp(prefix="flower-", dir=state))
+        self._home = Path(tempfile.mkdtemp(prefix="flower-", dir=run.state))
         try:
             self._app = stage(app, self._home)
             self._environment = commands.environment(self._home)
@@ -89,21 +107,29 @@ class Deployment:
             shutil.rmtree(self._home)
             raise
         self._superlink: Child | None = None
+        self._given_up: Child | None = None
+
+    @property
+    def has_superlink(self) -> bool:
+        """Whether the SuperLink runs."""
+        return self._superlink is not None and self._superlink.poll() is None
 
     def start(self) -> None:
-        """Start the SuperLink, and the door before it, and wait until they answer.
+        """Start the SuperLink, and the door before it at the first time, and wait until they answer.
 
         Raises:
-            FedmbError: one ended, or does not answer in time.
+            Lost: the SuperLink ended.
+            FedmbError: they do not answer in time, or the door cannot be kept open.
         """
-        place = self.superlink_address
+        place, is_first = self.superlink_address, self._superlink is None
+        self.stop_superlink()
         with self.log_file.open("ab") as output:
             command = commands.superlink(place.host, place.port)
             self._superlink = Child(command, environment=self._environment, output=output)
-        if self._door is not None:
+        if self._door is not None and is_first:
             self._door.start()
         deadline = time.monotonic() + HEALTHY_SECONDS
-        while not self._healthy() and not self.stop.wait(_LOOK_SECONDS):
+        while not self._healthy() and not self._told_to_stop():
             self._check_superlink()
             if time.monotonic() > deadline:
                 raise FedmbError(
@@ -111,34 +137,96 @@ class Deployment:
                     f"{self.log_file} and what the door says above"
                 )
 
-    def run(self, settings: Path) -> None:
-        """Run the server whose settings are in this file, its log lines on stderr, until it is over.
+    def stop_superlink(self) -> None:
+        """End the SuperLink and every process of its runs."""
+        if self._superlink is not None:
+            self._superlink.stop()
+
+    def run(self) -> None:
+        """Run the server on the run directory's settings, its log lines on stderr, until it is over.
 
         Raises:
-            FedmbError: Flower refuses the app, the SuperLink ended, or the run failed; then it has the class and the
-                sentence that the server's process ended with. Flower's own exit codes do not tell.
+            Lost: the server's process or the SuperLink ended by itself.
+            FedmbError: Flower refuses the app, or the run failed; then it has the class and the sentence that the
+                server's process ended with. Flower's own exit codes do not tell.
             OSError: the server's disk took no more.
         """
         run_config = self._home / "run-config.toml"
-        run_config.write_text(f"{SETTINGS_KEY} = {value_text(settings)}\n", encoding="utf-8")
-        submitted = self._answer(commands.submit(self._app, run_config))
-        if submitted is None:
-            return
-        run_id = str(submitted["run-id"])
-        self._standing.at_work()
-        with Child(commands.follow(run_id), environment=self._environment, output=sys.stderr) as follower:
-            while follower.poll() is None and not self._told_to_stop():
-                self._check_superlink()
-        deadline = time.monotonic() + FINISHED_SECONDS
+        run_config.write_text(f"{SETTINGS_KEY} = {value_text(self._run.config)}\n", encoding="utf-8")
+        with ServerProcess(self._run.lock) as process:
+            submitted = self._answer(commands.submit(self._app, run_config))
+            if submitted is None:
+                return
+            run_id = str(submitted["run-id"])
+            try:
+                self._follow(run_id, process)
+            except Lost as lost:
+                self._drain.has_begun = False
+                process.kill()
+                if lost.part == "run":
+                    self._give_up(run_id)
+                raise
+
+    def _give_up(self, run_id: str) -> None:
+        """Let the SuperLink hand out none of a lost run's messages any more, beside what is done next."""
+        self._leave_given_up()
+        self._given_up = Child(commands.stop(run_id), environment=self._environment, output=subprocess.DEVNULL)
+
+    def _leave_given_up(self) -> None:
+        if self._given_up is not None:
+            self._given_up.stop()
+
+    def _follow(self, run_id: str, process: ServerProcess) -> None:
+        """Until the run has ended as it should."""
+        submitted = time.monotonic()
+        while True:
+            with Child(commands.follow(run_id), environment=self._environment, output=sys.stderr) as follower:
+                while follower.poll() is None and not process.is_gone and not self._told_to_stop():
+                    self._check_superlink()
+                    self._note_begin(process, submitted)
+            if self._drain.over.is_set():
+                return
+            is_gone = process.is_gone
+            # A process that ends by itself has told Flower how, before it ends.
+            if self._has_completed(run_id, 0.0 if is_gone else FINISHED_SECONDS) or self._drain.over.is_set():
+                return
+            if is_gone:
+                raise Lost("the server's process ended without a word; read what it says above", part="run")
+
+    def _note_begin(self, process: ServerProcess, submitted: float) -> None:
+        if process.has_begun:
+            if not self._drain.has_begun:
+                self._drain.has_begun = True
+                self._standing.at_work()
+        elif time.monotonic() - submitted > BEGIN_SECONDS:
+            raise Lost(
+                f"the server's process must begin within {BEGIN_SECONDS:g} s, it did not; read {self.log_file}",
+                part="superlink",  # which starts it
+            )
+
+    def _has_completed(self, run_id: str, seconds: float) -> bool:
+        """Whether the run has ended as it should; asked again for so long while it goes on.
+
+        Raises:
+            Lost: Flower has given it up.
+            FedmbError, OSError: it failed, as `run`.
+        """
+        deadline = time.monotonic() + seconds
         while (answer := self._answer(commands.status(run_id))) is not None:
             (run,) = answer["runs"]
             if run["status"] == _COMPLETED:
-                return
-            if run["status"].startswith("finished") or time.monotonic() > deadline:
-                details = str(run["status-details"])
+                return True
+            details = str(run["status-details"])
+            if run["status"].startswith("finished"):
+                if _UNHEARD in details:
+                    raise Lost(f"Flower gave the run up: {details}; read {self.log_file}", part="run")
+                self._check_superlink(ENDING_SECONDS)  # which may be why
                 raise failure_from(details) or FedmbError(
                     f"a run must end as {_COMPLETED}, Flower says {run['status']}: {details}; read {self.log_file}"
                 )
+            if time.monotonic() > deadline:
+                return False
+        return False
 
     def _answer(self, command: list[str]) -> dict[str, Any] | None:
         """What one of Flower's short commands answers; None when we are to stop."""
@@ -153,13 +241,13 @@ class Deployment:
             answer: dict[str, Any] = json.loads(text[text.index("{") :])
             if answer.get("success"):
                 return answer
-        self._check_superlink()
+        self._check_superlink(ENDING_SECONDS)
         raise FedmbError(f"`{Path(command[0]).name} {command[1]}` must succeed, it says: {text.strip()}")
 
     def _told_to_stop(self) -> bool:
         """Wait a moment; True once we are to stop, and then the SuperLink drains while the caller's program does."""
         self._standing.beat()
-        told = self.stop.wait(_LOOK_SECONDS)
+        told = self._drain.over.wait(_LOOK_SECONDS)
         if told and self._superlink is not None:
             self._superlink.ask_to_stop()
             if self._door is not None:
@@ -174,12 +262,15 @@ class Deployment:
             return self._door is None or self._door.is_open()
         return False
 
-    def _check_superlink(self) -> None:
+    def _check_superlink(self, seconds: float = 0.0) -> None:
+        """Raise `Lost` if the SuperLink has ended, or does within so long; keep the door open."""
         assert self._superlink is not None, "start() comes first"
-        if (code := self._superlink.poll()) is not None:
-            raise FedmbError(
+        code = self._superlink.wait(self._drain.over, seconds=seconds) if seconds else self._superlink.poll()
+        if code is not None:
+            raise Lost(
                 f"the SuperLink must run as long as the server, it ended with code {code}: {last_line(self.log_file)}; "
-                f"read {self.log_file}"
+                f"read {self.log_file}",
+                part="superlink",
             )
         if self._door is not None:
             self._door.keep()
@@ -188,6 +279,7 @@ class Deployment:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        self._leave_given_up()
         if self._door is not None:
             self._door.__exit__(kind, error, traceback)
         if self._superlink is not None:

@@ -41,7 +41,8 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.state = self.path / "state"
         self.state.mkdir(parents=True, exist_ok=True)
-        self._lock = locked(self.state / "owner.lock", self.path)
+        self.lock = self.state / "owner.lock"
+        self._held = locked(self.lock, self.path)
 
     @classmethod
     def create(cls, path: Path, *, config: str, seed: int) -> RunDirectory:
@@ -76,7 +77,7 @@ class RunDirectory:
 
     def close(self) -> None:
         """Give up the directory."""
-        self._lock.close()
+        self._held.close()
 
 
 def environment(seed: int) -> dict[str, Any]:
