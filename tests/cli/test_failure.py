@@ -34,9 +34,11 @@ def _keep_signal_handler():
 
 @pytest.mark.parametrize("code", ExitCode, ids=lambda code: code.name)
 def test_exit_code_is_documented(code):
-    lines = (ROOT / "docs" / "EXIT_CODES.md").read_text().splitlines()
+    page = (ROOT / "docs" / "EXIT_CODES.md").read_text()
+    section = page.partition(f"\n## {code.value} {code.name}\n")[2].partition("\n## ")[0]
 
-    assert any(line.startswith(f"| {code.value} | `{code.name}` |") for line in lines)
+    assert any(line.startswith(f"| {code.value} | `{code.name}` |") for line in page.splitlines())
+    assert all(f"- {part}" in section for part in ("Typical causes: ", "What to do: ", "A supervisor"))
 
 
 def test_every_error_of_the_tree_has_a_code():
