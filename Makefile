@@ -31,7 +31,7 @@ kafka: install ## Apache Kafka on 127.0.0.1:9092 until Ctrl-C (ARGS="--port 9093
 	@$(BIN)/python tests/kafka_broker.py $(ARGS)
 
 # What the suite does some times, many times; each number is one that the tests are told by its name.
-SOAK := FEDMB_KILLS=1000 FEDMB_FUZZ=100000 FEDMB_FLOOD_SECONDS=600 FEDMB_FREEZE_SECONDS=120 FEDMB_CUTS=1000 FEDMB_TEARS=10000
+SOAK := FEDMB_KILLS=1000 FEDMB_FUZZ=100000 FEDMB_FLOOD_SECONDS=600 FEDMB_FREEZE_SECONDS=120 FEDMB_CUTS=1000 FEDMB_TEARS=10000 FEDMB_FEDERATION_KILLS=100
 
 soak: install ## a thousand kills of everything, broken records, outages and floods (hours; ARGS="-k outages" for some)
 	@$(SOAK) $(BIN)/python -m pytest -m soak $(ARGS)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHORT_LIFE_SECONDS = 10.0  # a SuperNode that was started wrongly ends sooner: it takes 2 to 4 s to connect
-SHORT_LIVES = 3  # in a row, before starting it again is given up; one may be a server that just went
+SHORT_LIVES = 3  # in a row, before starting it again is given up; one may be a server that is another now
 AGAIN_SECONDS = 1.0  # before it is started again
 PROBE_SECONDS = 5.0  # between two looks at whether the server answers; the SuperNode says nothing while it does not
 PARTS = ("node", "trainer")  # what may be started again
@@ -93,7 +93,8 @@ class Node:
                     self._trainer.ask_to_stop()  # both at once: each has its grace period
             if code is None:
                 return
-            short_lives = short_lives + 1 if time.monotonic() - started < SHORT_LIFE_SECONDS else 0
+            is_short = time.monotonic() - started < SHORT_LIFE_SECONDS and self._probe()  # or the server went, not it
+            short_lives = short_lives + 1 if is_short else 0
             if short_lives == SHORT_LIVES:
                 raise FedmbError(
                     f"a SuperNode must keep running, it ended at once {SHORT_LIVES} times, last with code {code}; read "
@@ -114,13 +115,15 @@ class Node:
                 asked = time.monotonic()
         return code
 
-    def _probe(self) -> None:
+    def _probe(self) -> bool:
+        """Whether the server answers and lets this client in."""
         try:
             self._server.knock()
         except (Unreachable, AccessDenied) as error:
             self._standing.amiss(str(error))
-        else:
-            self._standing.at_work()
+            return False
+        self._standing.at_work()
+        return True
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Told to this suite, and no settings of a program, which refuses what it does not know.
-OF_THE_SUITE = ("KAFKA", "REGISTRY", "KILLS", "FREEZE_SECONDS", "CUTS", "FUZZ", "FLOOD_SECONDS", "TEARS")
+OF_THE_SUITE = (
+    "KAFKA",
+    "REGISTRY",
+    "KILLS",
+    "FREEZE_SECONDS",
+    "CUTS",
+    "FUZZ",
+    "FLOOD_SECONDS",
+    "TEARS",
+    "FEDERATION_KILLS",
+)
 
 
 def until(condition, seconds, what):
@@ -26,25 +36,25 @@ def until(condition, seconds, what):
     return found
 
 
-def environment():
+def environment(**more):
     """What programs are started with."""
     own = {f"FEDMB_{name}" for name in OF_THE_SUITE}
-    return {name: value for name, value in os.environ.items() if name not in own} | {"PYTHONPATH": str(ROOT)}
+    return {name: value for name, value in os.environ.items() if name not in own} | {"PYTHONPATH": str(ROOT)} | more
 
 
 class Program:
-    """`fedmb ARGUMENTS` in the folder `place`, its output in files there."""
+    """`fedmb ARGUMENTS` in the folder `place`, with `more` in its environment, its output in files there."""
 
     path = str(ROOT)
     """Where Python looks for modules."""
 
-    def __init__(self, place, name, *arguments):
+    def __init__(self, place, name, *arguments, **more):
         self.files = [place / f"{name}.{part}" for part in ("out", "err")]
         with self.files[0].open("wb") as out, self.files[1].open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fedmb", *map(str, arguments)],
                 cwd=place,
-                env=environment() | {"PYTHONPATH": self.path},
+                env=environment(**more) | {"PYTHONPATH": self.path},
                 stdout=out,
                 stderr=err,
                 stdin=subprocess.DEVNULL,
