@@ -1,7 +1,8 @@
 """How `fedmb server` lets the server's own process, which Flower starts, end after the open round.
 
 A signal would have to pass Flower's processes, which end at once. So SIGTERM leaves a file in the run directory; the
-server's process looks for it and closes its round. After `seconds`, or a second signal, the processes are ended.
+server's process looks for it, closes its round and leaves another file, which spares asking Flower how it ended. After
+`seconds`, or a second signal, the processes are ended.
 """
 
 from __future__ import annotations
@@ -34,19 +35,28 @@ class Drain:
         """Set once the processes are to end; at once while there is no round to wait for."""
         self.has_begun = False
         """Whether the server's process was asked for, and may have a round open."""
-        self._wish = _wish(state)
+        self._wish, self._done = _wish(state), _done(state)
         self._stop = stop
         self._seconds = seconds
         self._has_ended = threading.Event()
 
+    @property
+    def has_drained(self) -> bool:
+        """Whether the server's process heard of it and ended as it should."""
+        return self._done.exists()
+
     def __enter__(self) -> Self:
-        self._wish.unlink(missing_ok=True)
+        self._forget()
         threading.Thread(target=self._watch, name="fedmb-drain", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._has_ended.set()
-        self._wish.unlink(missing_ok=True)
+        self._forget()
+
+    def _forget(self) -> None:
+        for file in (self._wish, self._done):
+            file.unlink(missing_ok=True)
 
     def _watch(self) -> None:
         while not self._stop.wait(_LOOK_SECONDS):
@@ -73,9 +83,15 @@ def told_to_drain(state: Path) -> Iterator[threading.Event]:
     threading.Thread(target=watch, name="fedmb-drain", daemon=True).start()
     try:
         yield told
+        if told.is_set():
+            _done(state).touch()
     finally:
         left.set()
 
 
 def _wish(state: Path) -> Path:
     return state / "drain"
+
+
+def _done(state: Path) -> Path:
+    return state / "drained"

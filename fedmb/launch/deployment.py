@@ -187,6 +187,8 @@ class Deployment:
             if self._drain.over.is_set():
                 return
             is_gone = process.is_gone
+            if is_gone and self._drain.has_drained:
+                return
             # A process that ends by itself has told Flower how, before it ends.
             if self._has_completed(run_id, 0.0 if is_gone else FINISHED_SECONDS) or self._drain.over.is_set():
                 return

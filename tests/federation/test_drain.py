@@ -1,5 +1,6 @@
 """A wish to stop reaches the other process by a file, and is given up after its time."""
 
+import contextlib
 import threading
 import time
 
@@ -14,6 +15,24 @@ def test_the_other_process_is_told_and_the_processes_are_left_alone_meanwhile(tm
 
         assert told.wait(10)
         assert not drain.over.is_set()
+
+
+def test_who_drained_says_so_and_who_failed_meanwhile_does_not(tmp_path):
+    said = []
+    for fails in (False, True):
+        stop = threading.Event()
+        with Drain(tmp_path, stop, 60) as drain, contextlib.suppress(ZeroDivisionError):
+            drain.has_begun = True
+            stop.set()
+            with told_to_drain(tmp_path) as told:
+                assert told.wait(10)
+                before = drain.has_drained
+                said.append(1 // (not fails))
+            said.append((before, drain.has_drained))
+        said.append(drain.has_drained)
+
+    assert said == [1, (False, True), False, False]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_round_that_takes_too_long_is_given_up(tmp_path):

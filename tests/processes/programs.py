@@ -36,6 +36,13 @@ def until(condition, seconds, what):
     return found
 
 
+def slowness():
+    """How many times slower programs start than on an idle machine of two cores, 1 at least."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import flwr.clientapp"], env=environment(), check=True)
+    return max(1.0, (time.monotonic() - began) / 0.6)  # 0.45 s there
+
+
 def environment(**more):
     """What programs are started with."""
     own = {f"FEDMB_{name}" for name in OF_THE_SUITE}

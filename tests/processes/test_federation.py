@@ -3,11 +3,12 @@
 import json
 import shutil
 import signal
+import time
 from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
-from programs import Program, asked, certificates, command_line, figures_at, until
+from programs import Program, asked, certificates, command_line, figures_at, slowness, until
 
 from fedmb.exit_codes import ExitCode
 from fedmb.federation import checkpoint
@@ -64,9 +65,11 @@ def federation(place):
                 found.health = [asked(metrics, path) for path in ("/healthz", "/readyz")]
                 found.second = (resumed.ended(), resumed.output, resumed.log)
             found.shown |= figures_at(one.logged("metrics=").split()[0])
+            found.slowness, began = slowness(), time.monotonic()
             for client in (one, two):
                 client.send(signal.SIGTERM)
             found.clients = [client.ended() for client in (one, two)]
+            found.drain_seconds = time.monotonic() - began
             found.left = one.below() | two.below()
     return found
 
@@ -130,6 +133,7 @@ def test_every_line_of_a_server_with_json_is_one_object(federation):
 
 def test_clients_drain_on_sigterm(federation):
     assert federation.clients == [ExitCode.OK, ExitCode.OK]
+    assert federation.drain_seconds < 5 * federation.slowness
     assert not federation.left
 
 
@@ -210,10 +214,12 @@ def waiting_server(tmp_path):
 
 def test_a_server_drains_on_sigterm(waiting_server):
     started = waiting_server.below()
+    limit, began = 5 * slowness(), time.monotonic()
 
     waiting_server.send(signal.SIGTERM)
 
     assert waiting_server.ended() == ExitCode.OK
+    assert time.monotonic() - began < limit
     assert "go on with: fedmb server --resume" in waiting_server.output
     assert not [line for process in started if (line := command_line(process))]
 
