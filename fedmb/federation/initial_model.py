@@ -75,13 +75,15 @@ def initial_model(
     Raises:
         NotEnoughData: no client gave a usable answer.
     """
-    reasons: dict[str, str] = {}
+    exchange = Exchange(grid, deadline_seconds)  # one for all tries: a late answer is as good as another
+    votes, reasons = dict[int, _Answer](), dict[str, str]()
     for _ in range(TRIES):
         if stop is not None and stop.is_set():
             return None
-        answers = _asked(grid, beginning, deadline_seconds, reasons)
-        if answers:
-            return _agreed(answers)
+        _ask(exchange, grid, beginning)
+        _count(exchange, deadline_seconds, grid, votes, reasons)
+        if votes:
+            return _agreed(list(votes.values()))
     raise NotEnoughData(
         f"a server without torch begins with a model of its clients, none gave one: {reasons_in(reasons)}; mend that, "
         "or install torch beside the server"
@@ -114,38 +116,32 @@ def _read(message: Carrying) -> Beginning:
         return Beginning(whole_in(config, SEED), json.loads(text_in(config, TRAINING)))
 
 
-def _asked(grid: Grid, beginning: Beginning, seconds: float, reasons: dict[str, str]) -> list[_Answer]:
-    """Usable answers of all that are connected; why others are none goes to `reasons`."""
-    training = json.dumps(beginning.training)
-    nodes = sorted(grid.get_node_ids())
-    exchange = Exchange(grid, seconds)
+def _ask(exchange: Exchange, grid: Grid, beginning: Beginning) -> None:
+    """Ask all that are connected, but for those that may still be at work."""
+    config = ConfigRecord({VERSION: __version__, SEED: beginning.seed, TRAINING: json.dumps(beginning.training)})
+    free = sorted({*grid.get_node_ids()} - exchange.busy_nodes())
+    query = MessageType.QUERY
     exchange.push(
-        [
-            Message(
-                RecordDict({CONFIG: ConfigRecord({VERSION: __version__, SEED: beginning.seed, TRAINING: training})}),
-                dst_node_id=node,
-                message_type=MessageType.QUERY,
-                group_id="0",
-            )
-            for node in nodes
-        ]
+        [Message(RecordDict({CONFIG: config}), dst_node_id=node, message_type=query, group_id="0") for node in free]
     )
-    found: list[_Answer] = []
-    heard = 0
+
+
+def _count(exchange: Exchange, seconds: float, grid: Grid, votes: dict[int, _Answer], reasons: dict[str, str]) -> None:
+    """Put usable answers into `votes`, by node, until more would change nothing; why others are none into `reasons`."""
+    heard: set[int] = set()
     try:
         for together in exchange.arrivals(seconds):
             for arrival in together:
-                heard += 1
+                heard.add(arrival.node)
                 try:
-                    found.append(_answer(arrival))
+                    votes[arrival.node] = _answer(arrival)
                 except FedmbError as error:
                     log.warning("initial model refused node=%d reason=%s", arrival.node, error)
                     reasons[f"node {arrival.node}"] = str(error)
-            if _is_decided(found, missing=len(nodes) - heard):
-                break
+            if _is_decided(list(votes.values()), missing=len({*grid.get_node_ids()} - heard)):
+                return
     finally:
         exchange.close()
-    return found
 
 
 def _answer(arrival: Arrival) -> _Answer:

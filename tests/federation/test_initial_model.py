@@ -84,6 +84,22 @@ def test_an_answer_without_records_is_refused():
         initial_model(InProcessGrid(app, {10: {}}), Beginning(SEED, None), deadline_seconds=1)
 
 
+def test_an_answer_that_comes_late_counts_as_any_other():
+    class Slow(InProcessGrid):
+        pulls = 0
+
+        def pull_messages(self, message_ids):
+            self.pulls += 1
+            return [] if self.pulls < 8 else super().pull_messages(message_ids)
+
+    app = ClientApp()
+    app.query()(lambda message, context: answer_to(message, lambda beginning: HONEST, client="slow"))
+
+    found = initial_model(Slow(app, {10: {}}), Beginning(SEED, None), deadline_seconds=0.3)
+
+    assert is_same(found, HONEST)
+
+
 def test_nobody_is_asked_once_the_run_is_to_stop():
     stop = threading.Event()
     stop.set()
