@@ -11,7 +11,7 @@ SERVED ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test kafka soak bench-step bench-loader bench-kafka bench-replay bench-aggregate bench-byzantine bench-round bench-wire cartpole lint types format reference wheel clean
+.PHONY: help install demo test kafka soak compose-test bench-step bench-loader bench-kafka bench-replay bench-aggregate bench-byzantine bench-round bench-wire cartpole lint types format reference wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ SOAK := FEDMB_KILLS=1000 FEDMB_FUZZ=100000 FEDMB_FLOOD_SECONDS=600 FEDMB_FREEZE_
 
 soak: install ## a thousand kills of everything, broken records, outages and floods (hours; ARGS="-k outages" for some)
 	@$(SOAK) $(BIN)/python -m pytest -m soak $(ARGS)
+
+# An engine, where none runs, and base images come from Debian: as root, with 12 GB of disk, half an hour at first.
+compose-test: install ## docker-compose.yml on a real engine: killed, finished, gone on with (root; nothing is pulled)
+	@$(BIN)/python -m pytest -m compose -x $(ARGS) tests/deploy
 
 bench-step: install ## our step beside a bare loop, Accelerate, Lightning and Keras
 	@$(BIN)/python -m pip install --quiet -e '.[bench]'

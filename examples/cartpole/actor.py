@@ -48,11 +48,15 @@ def main() -> int:
     parser.add_argument("--table", required=True)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--root-certificates", type=Path, help="PEM; vouches for a service beyond loopback")
+    parser.add_argument("--token-file", type=Path, help="what such a service wants to be shown")
+    parser.add_argument("--beat", type=Path, help="file to touch while it plays, for who watches")
     chosen = parser.parse_args()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
-    with RemoteTable(chosen.address, chosen.table) as table:
+    secrets = {"root_certificates": chosen.root_certificates, "token_file": chosen.token_file}
+    with RemoteTable(chosen.address, chosen.table, **secrets) as table:
         destination = Waiting(table, stop)
         actor = Actor(destination, num_envs=ENVIRONMENTS, seed=chosen.seed)
         version, policy = 0, Policy.random(chosen.seed)
@@ -62,6 +66,8 @@ def main() -> int:
                 state = checkpoint.newest(chosen.run / "checkpoints")
                 version, policy = state.version, Policy(state.arrays)
             actor.play(policy, PLAYED, max(LEAST_EPSILON, 1 - destination.rows / EXPLORING_ROWS))
+            if chosen.beat is not None:
+                chosen.beat.touch()
         actor.close()
     print(f"played {destination.rows} steps, the last by version {version}")
     return 0

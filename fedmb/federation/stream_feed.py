@@ -18,6 +18,7 @@ from fedmb.ingest.codec_choice import CodecName, codecs_in
 from fedmb.ingest.producer import Feeder
 from fedmb.ingest.stream_url import StreamUrl, open_log, partitions_of
 from fedmb.section import Section
+from fedmb.telemetry.watching_section import Watching
 from fedmb.training.task import TaskWithData, load_task
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class StreamFeed(Section):
     """Labels in the stream after it; none named means that there is no drift."""
     drift_record: int = Field(default=1000, ge=1)
     """Number of the record with which the labels change."""
+    watching: Watching | None = None
+    """Where the feeder may be watched; left out, nowhere."""
 
     @model_validator(mode="after")
     def _one_partition_of_another_process(self) -> StreamFeed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from fedmb.errors import SettingsError
@@ -57,6 +58,20 @@ class TokenBucket:
         now = self._clock()
         self._due = max(self._due, now - BURST_SECONDS)
         return max(0.0, self._due - now)
+
+
+@dataclass(frozen=True, slots=True)
+class FeederStatistics:
+    """A snapshot of a feeder."""
+
+    records: int = 0
+    """Appended by this run."""
+    rows: int = 0
+    """In them."""
+    end: int = 0
+    """Records that the partition holds."""
+    appended_at: float | None = None
+    """When the last one was appended, in monotonic seconds; None before the first."""
 
 
 class Feeder:
@@ -115,6 +130,7 @@ class Feeder:
         self._max_records = max_records
         self._lead_records = lead_records
         self._consumed = consumed
+        self._statistics = FeederStatistics()
 
     def run(self, stop: StopEvent) -> int:
         """Append until `stop` is set, the partition is full or records end; answers how many records this run appended.
@@ -126,6 +142,7 @@ class Feeder:
         writer = self._log.writer(self._topic, self._partition)
         try:
             offset = first = writer.end_offset
+            self._statistics = FeederStatistics(end=first)
             bucket = TokenBucket(self._rows_per_second)
             headers = codec_headers(self._codec)
             while offset < self._max_records and not stop.is_set():
@@ -140,7 +157,14 @@ class Feeder:
                 except EndOfRecords:
                     break
                 offset = writer.append(self._codec.encode(columns), headers) + 1
-                bucket.spend(len(next(iter(columns.values()))))
+                rows = len(next(iter(columns.values())))
+                bucket.spend(rows)
+                counted = self._statistics.rows + rows
+                self._statistics = FeederStatistics(offset - first, counted, offset, time.monotonic())
             return offset - first
         finally:
             writer.close()
+
+    def statistics(self) -> FeederStatistics:
+        """A snapshot of the counts; any thread may ask."""
+        return self._statistics

@@ -97,10 +97,13 @@ class LogLines:
     def report(self, report: RoundReport) -> None:
         """Log the round."""
         shown = " ".join(f"{name}={show(report).replace(',', '')}" for name, _, show in _COLUMNS if name != "up")
+        # A server without torch scores nothing itself; what clients say of the rows that they learn is the next best.
+        own = report.monitor.get("train_accuracy") if "accuracy" not in report.scores else None
+        learnt = f" train_accuracy={own:.4f}" if own is not None else ""
         early = f" closed_by={report.closed_by}" if report.closed_by != "replies" else ""
         skipped = f" skipped={','.join(report.skipped)}" if report.skipped else ""
         sent = f" bytes_down={report.bytes_down} bytes_up={report.bytes_up}"
-        log.info("round closed %s%s%s%s", shown, sent, early, skipped)
+        log.info("round closed %s%s%s%s%s", shown, learnt, sent, early, skipped)
 
     def close(self) -> None:
         """Nothing is held."""

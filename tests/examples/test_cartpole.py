@@ -1,8 +1,10 @@
 """Actors, a replay service, learners and a server on CartPole; `make cartpole` goes on until it is solved."""
 
+import os
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +84,39 @@ def test_two_sites_in_one_process_learn_to_balance_longer_than_by_chance():
 
     assert found["return"] > 3 * by_chance
     assert found["environment_steps"] == 2 * 8 * 25 * 24
+
+
+def test_a_learner_alone_stores_models_of_what_an_actor_appends_and_goes_on_from_the_newest(tmp_path):
+    service = tmp_path / "service.toml"
+    sys.path.insert(0, str(FOLDER))
+    from processes import SERVICE
+
+    service.write_text(SERVICE.replace("NAME", "site").replace("min_size = 1000", "min_size = 64"))
+    with ExitStack() as running:
+
+        def started(name, *command):
+            log = running.enter_context((tmp_path / f"{name}.log").open("wb"))
+            own = os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), str(FOLDER.parents[1])])}
+            program = subprocess.Popen([sys.executable, *map(str, command)], env=own, stderr=log, stdout=log)
+            running.callback(program.wait)
+            running.callback(program.terminate)
+            return program
+
+        serving = started("service", "-m", "fedmb", "replay", "serve", "--config", service)
+        while "service ready address=" not in (said := (tmp_path / "service.log").read_text()):
+            assert serving.poll() is None, said
+        address = said.partition("service ready address=")[2].split()[0]
+        run, beat = tmp_path / "run", tmp_path / "beat"
+        started("actor", FOLDER / "actor.py", "--address", address, "--table", "site", "--run", run, "--beat", beat)
+        told = ["--source", f"replay://{address}/site?prioritizes=true", "--run", run, "--steps", 20]
+        for models in (2, 3):
+            learner = started(f"learner-{models}", FOLDER / "learner.py", *told, "--models", models)
+            log = tmp_path / f"learner-{models}.log"
+            assert learner.wait(120) == 0, log.read_text()
+            assert f"learnt {models} models" in log.read_text()
+
+    assert sorted(path.name[:12] for path in (run / "checkpoints").iterdir()) == ["round-000002", "round-000003"]
+    assert beat.exists()
 
 
 @pytest.mark.timeout(600)

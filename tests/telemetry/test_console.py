@@ -92,3 +92,13 @@ def test_without_a_terminal_a_round_is_one_log_line(caplog):
     assert "stream=1000" in caplog.text
     assert "lag=-" in caplog.text
     assert "bytes_down=89 bytes_up=1234567" in caplog.text
+
+
+def test_a_server_that_scores_nothing_logs_what_clients_score_on_the_rows_they_learn(caplog):
+    with caplog.at_level(logging.INFO):
+        LogLines().report(report(scores={}, monitor={"train_accuracy": 0.875}))
+        LogLines().report(report(monitor={"train_accuracy": 0.875}))
+
+    assert "accuracy=- " in caplog.messages[0]
+    assert "train_accuracy=0.8750" in caplog.messages[0]
+    assert "train_accuracy" not in caplog.messages[1]
