@@ -34,7 +34,8 @@ def train(message: Message, context: Context) -> Message:
 @app.query()
 def begin(message: Message, context: Context) -> Message:
     """Build the model that a run begins with, which a server without torch asks for, once."""
-    from fedmb.federation.deployed_client import ClientSettings, begun
+    from fedmb.federation.client_settings import ClientSettings
+    from fedmb.federation.deployed_client import begun
     from fedmb.federation.initial_model import answer_to
     from fedmb.settings import load
 
@@ -46,7 +47,7 @@ def begin(message: Message, context: Context) -> Message:
 def alone(message: Message, context: Context) -> Message:
     """Learn in this process: the same bits, once torch and all else are imported."""
     from fedmb.federation.client import reply_to
-    from fedmb.federation.deployed_client import ClientSettings
+    from fedmb.federation.client_settings import ClientSettings
     from fedmb.federation.residual import Residual
     from fedmb.launch.device_ranks import learn
     from fedmb.settings import load

@@ -18,7 +18,7 @@ def serve(file: Path) -> Path:
     """Answer the client's messages; the program to go on as. Change here what is kept between messages."""
     # Apps may call from now on; what follows imports torch.
     with listening(file.parent / "trainer") as door:
-        from fedmb.federation.deployed_client import ClientSettings
+        from fedmb.federation.client_settings import ClientSettings
         from fedmb.federation.resident import KeptTraining, Resident
         from fedmb.federation.residual import Residual
         from fedmb.launch.device_ranks import AnewEachMessage

@@ -19,8 +19,8 @@ import torch
 
 from fedmb.cli import main
 from fedmb.errors import SettingsError
+from fedmb.federation.client_settings import ClientSettings
 from fedmb.federation.client_tally import ClientTally
-from fedmb.federation.deployed_client import ClientSettings
 from fedmb.federation.deployed_server import ServerSettings
 from fedmb.federation.run_figures import RunFigures
 from fedmb.federation.stream_watch import figures

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from threading import Event
 
-    from fedmb.federation.deployed_client import ClientSettings
+    from fedmb.federation.client_settings import ClientSettings
     from fedmb.launch.endpoint import Server
 
 
@@ -62,7 +62,7 @@ def client(
         with suppress(Unreachable):  # the server may come later
             peer.knock()  # before torch is imported: a refusal is to be read within seconds
 
-        from fedmb.federation.deployed_client import ClientSettings
+        from fedmb.federation.client_settings import ClientSettings
         from fedmb.settings import load
 
         settings = load(ClientSettings, file=config, overrides=override or [], environ=environ, explicit=explicit)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from fedmb.federation.deployed_client import ClientSettings
+    from fedmb.federation.client_settings import ClientSettings
     from fedmb.federation.residual import Residual
     from fedmb.federation.wire import Instruction
     from fedmb.training.local_update import LocalUpdate

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from fedmb import errors
 from fedmb.arrays.tensor_bytes import from_bytes, to_bytes
 from fedmb.errors import FedmbError
-from fedmb.federation.deployed_client import ClientSettings, train
+from fedmb.federation.client_settings import ClientSettings
+from fedmb.federation.deployed_client import train
 from fedmb.federation.wire import Instruction
 from fedmb.launch.child import Child
 from fedmb.ledger import Ledger, spans_from_json, spans_to_json

@@ -19,7 +19,7 @@ from fedmb.telemetry.run_directory import locked, write_atomically
 if TYPE_CHECKING:
     from threading import Event
 
-    from fedmb.federation.deployed_client import ClientSettings
+    from fedmb.federation.client_settings import ClientSettings
     from fedmb.launch.endpoint import Server
     from fedmb.launch.standing import Standing
 

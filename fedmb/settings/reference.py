@@ -22,7 +22,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 
 from fedmb.errors import SettingsError
-from fedmb.federation.deployed_client import ClientSettings
+from fedmb.federation.client_settings import ClientSettings
 from fedmb.federation.deployed_server import ServerSettings
 from fedmb.federation.stream_feed import StreamFeed
 from fedmb.federation.stream_run import StreamRun

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from fedmb.errors import SettingsError
-from fedmb.training.choices import OptimizerName
+from fedmb.training.choices import OptimizerName, check_momentum
 from fedmb.training.named_object import named_object
 from fedmb.training.optimizers import Lamb, Lars, parameter_groups
 
@@ -95,11 +95,7 @@ def checked_class(
     """
     kind = _class(name)
     known = _arguments(kind)
-    if momentum and "momentum" not in known:
-        raise SettingsError(
-            f"{name} has no momentum of this kind, got {momentum}; set it to 0 or take lars, rmsprop or sgd",
-            key="training.momentum",
-        )
+    check_momentum(name, momentum, has_momentum="momentum" in known)
     if weight_decay and "weight_decay" not in known:
         raise SettingsError(
             f"{name} has no weight decay, got {weight_decay}; set it to 0, or take weight_decay_samples",
@@ -130,10 +126,9 @@ def check_values(name: str, *, momentum: float, options: Options) -> None:
     optimizer_of(name, [nn.Parameter(torch.zeros(2, 2))], learning_rate=0.1, momentum=momentum, options=options)
 
 
-def betas_of(name: str, options: Options) -> tuple[float, float] | None:
-    """The two betas of Adam and its kin; None for an optimiser that has none."""
-    betas = options.get("betas", _arguments(_class(name)).get("betas"))
-    return (betas[0], betas[1]) if isinstance(betas, tuple) and len(betas) == 2 else None  # noqa: PLR2004  # a pair
+def default_of(name: str, argument: str) -> Any:
+    """Default of an argument of an optimiser's constructor; None where it has no such argument."""
+    return _arguments(_class(name)).get(argument)
 
 
 def _class(name: str) -> type[Optimizer]:

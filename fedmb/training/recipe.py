@@ -17,7 +17,16 @@ from fedmb.sizing.learning_rate_section import LearningRate
 from fedmb.sizing.pacing import Pacing, Values, pacing
 from fedmb.sizing.sizing_section import Sizing
 from fedmb.telemetry.energy import Meter, available_meter
-from fedmb.training.choices import Format, NormName, OptimizerName, Travels, check_overlap, torch_is_here
+from fedmb.training.choices import (
+    Format,
+    NormName,
+    OptimizerName,
+    Travels,
+    betas_of,
+    check_optimizer,
+    check_overlap,
+    torch_is_here,
+)
 from fedmb.training.drift import Drift, Scoring
 from fedmb.training.guarding import Guarding
 from fedmb.training.named_object import named_object
@@ -113,20 +122,10 @@ class Training(Section):
             )
         check_overlap(self)
         check_norm(self.norm, self.norm_group, self.norm_travels, sizing=self.sizing, micro_size=self.micro_size)
-        if torch_is_here():
-            self._check_named()
-        return self
-
-    def _check_named(self) -> None:
-        """Refuse here, and not at round 40, what the named optimiser and code and the paces of all do not bear."""
-        from fedmb.training.optimizer_choice import check_values, checked_class
-
-        checked_class(
+        check_optimizer(
             self.optimizer, momentum=self.momentum, weight_decay=self.weight_decay, options=self.optimizer_options
         )
-        if self.optimizer_options or ":" in self.optimizer:
-            check_values(self.optimizer, momentum=self.momentum, options=self.optimizer_options)
-        if self.dropout is not None:
+        if self.dropout is not None and torch_is_here():  # here, and not at round 40
             named_object(self.dropout, key="training.dropout", example="my_model:dropout_of")
         paced = self._pacing(1, norm_momentum=0.1)
         if self._measures(paced) and self.sizing.kind != "full" and paced.size.largest < 2 * self._multiple:
@@ -134,6 +133,7 @@ class Training(Section):
                 f"noise is told from two groups of a batch's rows, got batches of {paced.size.largest:g} and groups of "
                 f"{self._multiple}; take larger batches, or set noise_every to 0 and what reads noise to something else"
             )
+        return self
 
     def build_model(self, task: Task) -> nn.Module:
         """The task's model with its norm layers and blocks as these settings want them.
@@ -286,8 +286,6 @@ class Training(Section):
         return Split.fixed(self.micro_size, multiple=multiple)
 
     def _pacing(self, num_rows: float, *, norm_momentum: float | None) -> Pacing:
-        from fedmb.training.optimizer_choice import betas_of
-
         values = Values(
             optimizer=self.optimizer,
             momentum=self.momentum,

@@ -6,7 +6,7 @@ from short_runs import BRACKETS, COMMUNITIES, NORMED, SHIFTED, chosen_settings, 
 
 from fedmb.errors import SettingsError, ShapeError
 from fedmb.federation import checkpoint
-from fedmb.federation.deployed_client import ClientSettings
+from fedmb.federation.client_settings import ClientSettings
 from fedmb.settings import load
 from fedmb.simulation.population import Simulation
 

@@ -4,7 +4,8 @@ import pytest
 from flwr.app import Message, RecordDict
 
 from fedmb.errors import SettingsError
-from fedmb.federation.deployed_client import ClientSettings, train, trainer_for
+from fedmb.federation.client_settings import ClientSettings
+from fedmb.federation.deployed_client import train, trainer_for
 from fedmb.federation.model_record import arrays_to_record
 from fedmb.federation.wire import ARRAYS, CONFIG, read_instruction, train_config
 from fedmb.launch import bundle

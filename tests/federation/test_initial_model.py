@@ -10,7 +10,8 @@ from flwr.clientapp import ClientApp
 from fedmb.batch.table import TableSource
 from fedmb.errors import NotEnoughData, SettingsError
 from fedmb.federation.client import client_app
-from fedmb.federation.deployed_client import ClientSettings, begun
+from fedmb.federation.client_settings import ClientSettings
+from fedmb.federation.deployed_client import begun
 from fedmb.federation.initial_model import Beginning, answer_to, initial_model
 from fedmb.federation.rounds import Rounds
 from fedmb.federation.server import Server

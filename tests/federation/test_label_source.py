@@ -6,8 +6,8 @@ from pydantic import ValidationError
 
 from fedmb.batch.minibatch import Column
 from fedmb.errors import SettingsError, ShapeError
+from fedmb.federation.client_settings import ClientSettings
 from fedmb.federation.client_source import open_source
-from fedmb.federation.deployed_client import ClientSettings
 from fedmb.federation.label_source import Labels
 from fedmb.ingest.codec import codec_headers
 from fedmb.ingest.codec_choice import CodecChoice

@@ -11,7 +11,8 @@ from programs import until
 
 from fedmb import __version__
 from fedmb.federation.client import FAILED, outcome_of
-from fedmb.federation.deployed_client import ClientSettings, train
+from fedmb.federation.client_settings import ClientSettings
+from fedmb.federation.deployed_client import train
 from fedmb.federation.record_bytes import from_bytes, to_bytes
 from fedmb.federation.resident import Handed, KeptTraining, Resident
 from fedmb.federation.trainer_line import LINE_VERSION, Say, called, listening

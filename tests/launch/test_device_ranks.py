@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fedmb.errors import FedmbError, SettingsError
-from fedmb.federation.deployed_client import ClientSettings, train
+from fedmb.federation.client_settings import ClientSettings
+from fedmb.federation.deployed_client import train
 from fedmb.federation.wire import Instruction
 from fedmb.ingest.codec import codec_headers
 from fedmb.ingest.file_log import FileLog

@@ -10,7 +10,8 @@ from counting import BATCH, PATIENCE, RATE, STEPS, CountingModel, begun_or_new
 
 from fedmb.batch.minibatch import Column
 from fedmb.federation.client import client_app
-from fedmb.federation.deployed_client import ClientSettings, trainer_for
+from fedmb.federation.client_settings import ClientSettings
+from fedmb.federation.deployed_client import trainer_for
 from fedmb.federation.rounds import Rounds
 from fedmb.federation.server import Server
 from fedmb.federation.strategy import MiniBatchFedAvg

@@ -13,7 +13,8 @@ from programs import Program, asked, certificates, command_line, figures_at, slo
 from fedmb.exit_codes import ExitCode
 from fedmb.federation import checkpoint
 from fedmb.federation.client import client_app
-from fedmb.federation.deployed_client import ClientSettings, trainer_for
+from fedmb.federation.client_settings import ClientSettings
+from fedmb.federation.deployed_client import trainer_for
 from fedmb.federation.deployed_server import ServerSettings
 from fedmb.federation.rounds import Watch
 from fedmb.federation.server import Server, scorer

@@ -23,7 +23,8 @@ from fedmb.errors import NotEnoughData
 from fedmb.exit_codes import ExitCode
 from fedmb.federation import checkpoint
 from fedmb.federation.client import client_app
-from fedmb.federation.deployed_client import ClientSettings, trainer_for
+from fedmb.federation.client_settings import ClientSettings
+from fedmb.federation.deployed_client import trainer_for
 from fedmb.federation.deployed_server import ServerSettings
 from fedmb.federation.replaying import Replaying
 from fedmb.federation.rounds import Watch

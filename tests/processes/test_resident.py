@@ -11,7 +11,7 @@ from programs import Program, command_line, environment, until
 
 from fedmb.exit_codes import ExitCode
 from fedmb.federation import checkpoint
-from fedmb.federation.deployed_client import ClientSettings
+from fedmb.federation.client_settings import ClientSettings
 from fedmb.federation.rounds import Rounds
 from fedmb.federation.server import Server
 from fedmb.federation.strategy import MiniBatchFedAvg

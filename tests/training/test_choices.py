@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from fedmb.training.choices import torch_is_here
+from fedmb.training.choices import BETAS, WITH_MOMENTUM, OptimizerName, betas_of, torch_is_here
+from fedmb.training.optimizer_choice import default_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHLESS = ROOT / "tests" / "processes" / "torchless"
@@ -54,9 +56,11 @@ def test_what_servers_and_streams_are_made_of_needs_no_torch(part):
 def test_settings_are_read_without_torch_and_checked_for_what_torch_is_not_asked_about():
     lines = (
         "from fedmb.training.recipe import Training",
-        "training = Training(steps=5, optimizer='adam', sizing={'kind': 'cabs', 'max_size': 64})",
+        "training = Training(steps=5, optimizer='torch.optim:NAdam', sizing={'kind': 'norm_test', 'max_size': 64})",
         "print(Training.model_validate(training.model_dump()) == training)",
-        "for wrong in ({'norm': 'ghost'}, {'overlap_steps': 20}, {'steps': float('inf')}, {'optimizer': 7}):",
+        "cabs = {'optimizer': 'adam', 'sizing': {'kind': 'cabs', 'max_size': 64}}",
+        "wrongs = [{'norm': 'ghost'}, {'overlap_steps': 20}, {'steps': float('inf')}, {'optimizer': 7}, cabs]",
+        "for wrong in wrongs:",
         "    try:",
         "        Training(**wrong)",
         "    except ValueError:",
@@ -65,7 +69,7 @@ def test_settings_are_read_without_torch_and_checked_for_what_torch_is_not_asked
 
     assert said(lines).splitlines() == [
         "True",
-        *(f"refused {name}" for name in ("norm", "overlap_steps", "steps", "optimizer")),
+        *(f"refused {name}" for name in ("norm", "overlap_steps", "steps", "optimizer", "optimizer sizing")),
     ]
 
 
@@ -77,3 +81,36 @@ def test_digits_have_their_rows_without_torch():
     )
 
     assert said(lines) == "True 1437"
+
+
+@pytest.mark.parametrize("name", get_args(OptimizerName))
+def test_what_is_known_of_an_optimiser_without_torch_is_what_its_class_says(name):
+    options = [default_of(name, argument) for argument in ("momentum", "betas")]
+
+    assert (options[0] is not None) == (name in WITH_MOMENTUM)
+    assert options[1] == BETAS.get(name)
+    assert default_of(name, "weight_decay") is not None, "all have one, so nothing is asked"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "betas"),
+    [
+        ("adam", {}, (0.9, 0.999)),
+        ("lamb", {}, (0.9, 0.999)),
+        ("adamw", {"betas": (0.8, 0.9)}, (0.8, 0.9)),
+        ("torch.optim:RAdam", {}, (0.9, 0.999)),
+        ("sgd", {}, None),
+        ("adagrad", {}, None),
+        ("torch.optim:Adafactor", {}, None),
+    ],
+)
+def test_betas_are_those_of_the_options_or_of_the_class(name, options, betas):
+    assert betas_of(name, options) == betas
+
+
+@pytest.mark.parametrize("module", ["client_settings", "deployed_server"])
+def test_processes_that_only_watch_others_import_no_torch_where_there_is_one(module):
+    lines = f"import sys, fedmb.federation.{module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, check=True, capture_output=True, text=True)
+
+    assert done.stdout.strip() == "False"

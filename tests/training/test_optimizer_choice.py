@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fedmb.errors import SettingsError
-from fedmb.training.optimizer_choice import OptimizerName, betas_of, check_values, groups_for, optimizer_of
+from fedmb.training.optimizer_choice import OptimizerName, check_values, groups_for, optimizer_of
 from fedmb.training.optimizers import Lars
 
 NAMES = get_args(OptimizerName)
@@ -90,22 +90,6 @@ def test_options_reach_the_constructor():
         "nesterov"
     ]
     assert not optimizer_of("adam", layers(), learning_rate=0.1, options={"foreach": True}).defaults["fused"]
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "betas"),
-    [
-        ("adam", {}, (0.9, 0.999)),
-        ("lamb", {}, (0.9, 0.999)),
-        ("adamw", {"betas": (0.8, 0.9)}, (0.8, 0.9)),
-        ("torch.optim:RAdam", {}, (0.9, 0.999)),
-        ("sgd", {}, None),
-        ("adagrad", {}, None),
-        ("torch.optim:Adafactor", {}, None),
-    ],
-)
-def test_betas_are_those_of_the_options_or_of_the_class(name, options, betas):
-    assert betas_of(name, options) == betas
 
 
 def test_only_lars_and_lamb_are_made_over_weights_and_biases_apart():
