@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from fedmb.errors import SettingsError
 
 if TYPE_CHECKING:
     from fedmb.training.guarding import Guarding
-    from fedmb.training.optimizer_choice import Options
 
 OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "lars", "lamb"]
 Format: TypeAlias = Literal["fp32", "bf16", "fp16"]
@@ -30,21 +29,6 @@ BETAS = dict.fromkeys(("adam", "adamw", "lamb"), (0.9, 0.999))
 """Both betas of those that have them, where no option says otherwise."""
 
 
-def check_optimizer(name: str, *, momentum: float, weight_decay: float, options: Options) -> None:
-    """Refuse what an optimiser does not take; torch is asked only about its options and other people's classes.
-
-    Raises:
-        SettingsError: it is no optimiser, or does not take what it is given.
-    """
-    if name in get_args(OptimizerName) and not options:
-        check_momentum(name, momentum, has_momentum=name in WITH_MOMENTUM)
-    elif torch_is_here():
-        from fedmb.training.optimizer_choice import check_values, checked_class
-
-        checked_class(name, momentum=momentum, weight_decay=weight_decay, options=options)
-        check_values(name, momentum=momentum, options=options)
-
-
 def check_momentum(name: str, momentum: float, *, has_momentum: bool) -> None:
     """Refuse a momentum that an optimiser does not have.
 
@@ -56,16 +40,6 @@ def check_momentum(name: str, momentum: float, *, has_momentum: bool) -> None:
             f"{name} has no momentum of this kind, got {momentum}; set it to 0 or take lars, rmsprop or sgd",
             key="training.momentum",
         )
-
-
-def betas_of(name: str, options: Options) -> tuple[float, float] | None:
-    """The two betas of Adam and its kin; None for an optimiser that has none."""
-    betas: object = options.get("betas", BETAS.get(name))
-    if betas is None and name not in get_args(OptimizerName) and torch_is_here():
-        from fedmb.training.optimizer_choice import default_of
-
-        betas = default_of(name, "betas")
-    return (betas[0], betas[1]) if isinstance(betas, tuple) and len(betas) == 2 else None  # noqa: PLR2004  # a pair
 
 
 class Overlapping(Protocol):

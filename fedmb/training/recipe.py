@@ -22,8 +22,6 @@ from fedmb.training.choices import (
     NormName,
     OptimizerName,
     Travels,
-    betas_of,
-    check_optimizer,
     check_overlap,
     torch_is_here,
 )
@@ -31,6 +29,7 @@ from fedmb.training.drift import Drift, Scoring
 from fedmb.training.guarding import Guarding
 from fedmb.training.named_object import named_object
 from fedmb.training.norm_choice import check_cuts, check_norm, norm_momentum, with_norm
+from fedmb.training.optimizer_check import betas_of, check_optimizer
 
 if TYPE_CHECKING:
     import torch
