@@ -47,11 +47,13 @@ def ledgers_in(position: object) -> list[tuple[str, list[int]]]:
     return here + [found for value in position.values() for found in ledgers_in(value)]
 
 
-def ended(run: Path) -> ServerState | None:
-    """The run's last state, once it has no more rounds to come."""
-    state = checkpoint.newest(run / "checkpoints")
-    last = load(ServerSettings, file=run / "config.toml").rounds.last
-    return state if state is not None and (state.version >= last or state.convergence.get("reason")) else None
+def ended(run: Path, rounds: float) -> ServerState | None:
+    """The run's last state, once it has no more rounds to come, by its own settings and by what it is to be given."""
+    state, settings = checkpoint.newest(run / "checkpoints"), run / "config.toml"
+    if state is None or not settings.is_file():
+        return None
+    last = max(rounds, load(ServerSettings, file=settings).rounds.last)
+    return state if state.version >= last or state.convergence.get("reason") else None
 
 
 def main() -> int:
@@ -60,9 +62,11 @@ def main() -> int:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--rows-per-record", type=int, required=True)
     parser.add_argument("--wait-seconds", type=float, default=math.inf, help="for the run to end")
+    parser.add_argument("--rounds", default="0", help="that the run is to have in the end, or forever")
     chosen = parser.parse_args()
+    rounds = math.inf if chosen.rounds == "forever" else float(chosen.rounds)
     deadline = time.monotonic() + chosen.wait_seconds
-    while (run := latest(chosen.runs)) is None or (state := ended(run)) is None:
+    while (run := latest(chosen.runs)) is None or (state := ended(run, rounds)) is None:
         if time.monotonic() > deadline:
             print(f"error: the run has not ended within {chosen.wait_seconds:g} s", file=sys.stderr)
             return 1

@@ -1,5 +1,6 @@
 """The scripts that containers run: health checks, numbers dealt out to replicas, a ledger that is looked at."""
 
+import math
 import os
 import subprocess
 import sys
@@ -7,8 +8,10 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fedmb.federation import checkpoint
 from fedmb.federation.checkpoint import ServerState
 from fedmb.ledger import Ledger, StreamPartition
 from fedmb.telemetry.metrics_server import MetricsServer
@@ -92,6 +95,20 @@ def test_a_ledger_is_exact_where_rows_and_places_agree():
     assert differences(state(4, 3, 35, [4, 3]), 8) == []
     assert differences(state(4, 3, 34, [4, 3]), 8) == ["the ledger stands at 35 rows, 34 were learnt"]
     assert differences(state(4, 3, 35, [4, 2]), 8) == [f"{HERE} stands at [4, 3], and at another place for its client"]
+
+
+def test_a_run_has_ended_when_it_has_the_rounds_that_it_was_given_and_those_that_it_is_to_have(tmp_path):
+    sys.path.insert(0, str(DEPLOY))
+    from ledger import ended
+
+    assert ended(tmp_path, 0) is None
+    (tmp_path / "config.toml").write_text("[rounds]\ncount = 3\n")
+    assert ended(tmp_path, 0) is None
+    checkpoint.save(tmp_path / "checkpoints", ServerState(3, {"w": np.zeros(1, np.float32)}))
+
+    assert ended(tmp_path, 0).version == 3
+    assert ended(tmp_path, 5) is None
+    assert ended(tmp_path, math.inf) is None
 
 
 def test_the_killer_asks_the_engine_for_its_own_project_and_ends_what_runs_inside(tmp_path, monkeypatch):
