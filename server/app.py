@@ -12,7 +12,7 @@ from fedmb.federation.closed_round import Watch
 from fedmb.federation.deployed_server import ServerSettings, named_failures
 from fedmb.federation.drain import told_to_drain
 from fedmb.federation.server import Server, scorer
-from fedmb.federation.strategy import strategy_from
+from fedmb.federation.strategy_choice import strategy_from
 from fedmb.settings import load
 from fedmb.telemetry.console import LogLines
 from fedmb.telemetry.log_lines import show_log_lines
@@ -44,6 +44,8 @@ def main(grid: Grid, context: Context) -> None:
             task = load_task(settings.task)
         strategy = strategy_from(
             settings.aggregation,
+            settings.training,
+            task,
             fraction_train=settings.rounds.fraction_train,
             over_sampling=settings.rounds.over_sampling,
             seed=settings.seed,

@@ -48,6 +48,7 @@ PAGES = (
         "robust.md",
         "rounds.md",
     ),
+    "drift.md",
 )
 STREAMS = (GUIDES / "streams.md").read_text()
 BROKER = "127.0.0.1:9092"  # of the page

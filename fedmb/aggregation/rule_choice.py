@@ -9,26 +9,34 @@ from pydantic import Field, model_validator
 
 from fedmb.aggregation.by_element import Median, TrimmedMean
 from fedmb.aggregation.clipping import ClippedMean
+from fedmb.aggregation.fednova import FedNova
 from fedmb.aggregation.geometric_median import GeometricMedian
 from fedmb.aggregation.krum import MultiKrum, krum
 from fedmb.aggregation.rule import Mean
+from fedmb.aggregation.server_optimizer_section import ServerOptimization
 from fedmb.aggregation.stack import MEMORY_BYTES
 from fedmb.errors import SettingsError
 from fedmb.section import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from fedmb.aggregation.rule import Rule
 
 TOLD = {"trimmed_mean", "krum", "multi_krum"}  # rules that are told how many clients may be bad
+WEIGHING = {"mean", "fednova", "clipped_mean", "geometric_median"}  # rules that read weights
 
 
 class Aggregation(Section):
     """How the updates of a round become one model."""
 
-    rule: Literal["mean", "clipped_mean", "trimmed_mean", "median", "geometric_median", "krum", "multi_krum"] = "mean"
-    """The mean trusts every client; the others withstand some that send anything. See docs/guide/robust.md."""
+    rule: Literal[
+        "mean", "fednova", "clipped_mean", "trimmed_mean", "median", "geometric_median", "krum", "multi_krum"
+    ] = "mean"
+    """The mean trusts every client, and so does fednova, for clients that take different numbers of steps
+    (docs/guide/drift.md); the others withstand some that send anything (docs/guide/robust.md)."""
+    weights: Literal["units", "equal"] = "units"
+    """What a client counts in a mean: by the units that it learnt, or every one the same."""
     bad_clients: int | None = Field(default=None, ge=1)
     """trimmed_mean, krum, multi_krum: clients that the rule withstands; those refused before it count among them."""
     chosen: int | None = Field(default=None, ge=1)
@@ -37,6 +45,7 @@ class Aggregation(Section):
     """clipped_mean: longest change of the model that a client may make; left out, it follows the round's median."""
     clip_medians: float = Field(default=1.0, gt=0)
     """clipped_mean without clip_norm: the longest change, in median lengths of the round's changes."""
+    optimizer: ServerOptimization = ServerOptimization()
     memory_bytes: int = Field(default=MEMORY_BYTES, ge=0)
     """Updates that wait in memory for the round to close; those beyond it wait in a file in the run's directory."""
 
@@ -48,6 +57,11 @@ class Aggregation(Section):
             raise ValueError(
                 f"bad_clients is for {', '.join(sorted(TOLD))}, got it with {self.rule}; take one of them "
                 "or leave it out"
+            )
+        if self.rule not in WEIGHING and self.weights != "units":
+            raise ValueError(
+                f"weights are read by {', '.join(sorted(WEIGHING))}, got {self.weights} with {self.rule}, which counts "
+                "every client once; leave them out"
             )
         if self.rule != "multi_krum" and self.chosen is not None:
             raise ValueError(f"chosen is for multi_krum, got it with {self.rule}; take that or leave it out")
@@ -62,11 +76,16 @@ class Aggregation(Section):
         self.chosen_rule()  # which refuses what pydantic cannot see, such as an infinite norm
         return self
 
-    def chosen_rule(self) -> Rule:
-        """The rule itself."""
+    def chosen_rule(self, parameters: Collection[str] | None = None) -> Rule:
+        """The rule itself.
+
+        Args:
+            parameters: names of the arrays that are trained; every floating one if left out.
+        """
         bad = self.bad_clients or 0
         rules: dict[str, Callable[[], Rule]] = {
             "mean": Mean,
+            "fednova": lambda: FedNova(None if parameters is None else frozenset(parameters)),
             "clipped_mean": lambda: ClippedMean(self.clip_norm, self.clip_medians),
             "trimmed_mean": lambda: TrimmedMean(bad),
             "median": Median,

@@ -9,6 +9,7 @@ Memory is what `memory_bytes` says and a few blocks, however many updates there 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,12 +46,15 @@ class Stack:
         self._spool: Spool | None = None
         self._kept: dict[str, Kept] = {}
         self._weights: dict[str, float] = {}
+        self._reaches: dict[str, float] = {}
 
-    def put(self, client: str, arrays: Arrays, weight: float, *, is_held: bool = False) -> None:
+    def put(
+        self, client: str, arrays: Arrays, weight: float, *, reach: float = math.nan, is_held: bool = False
+    ) -> None:
         """Keep a client's model, by reference where there is room: it must not be changed from here on.
 
         The first one decides names, shapes and dtypes. One that somebody else holds in memory for as long
-        (`is_held`) needs no room of ours.
+        (`is_held`) needs no room of ours. Its `reach` is for rules that read one (`fedmb.training.reach`).
 
         Raises:
             ValueError: the weight is negative or not finite.
@@ -68,6 +72,7 @@ class Stack:
         self._layout.check(arrays)
         self._kept[client] = self._spool.keep(arrays, is_held=is_held)
         self._weights[client] = float(weight)
+        self._reaches[client] = float(reach)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -92,6 +97,11 @@ class Stack:
         return np.array([self._weights[client] for client in self.clients])
 
     @property
+    def reaches(self) -> NDArray[np.float64]:
+        """How far the clients' steps went, `(clients,)`, in that order; not a number where one said nothing of it."""
+        return np.array([self._reaches[client] for client in self.clients])
+
+    @property
     def filed_bytes(self) -> int:
         """Bytes of models that lie in the file."""
         return self._spool.filed_bytes if self._spool else 0
@@ -114,7 +124,7 @@ class Stack:
         if self._spool is not None:
             self._spool.close()
         self._layout, self._spool = None, None
-        self._kept, self._weights = {}, {}
+        self._kept, self._weights, self._reaches = {}, {}, {}
 
 
 def matrix_of(rows: Sequence[Kept], block: Block, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -69,12 +69,14 @@ def learnt(trainer: LocalUpdate, instruction: Instruction) -> Update:
     if (task := getattr(trainer, "task", None)) is not None:  # what stands in for a trainer in a simulation has none
         check_task(instruction.task, task_digest(task))
     position = instruction.positions.get(trainer.client, {})
+    control = {} if instruction.control is None else {"control": instruction.control}
     return trainer.run(
         instruction.arrays,
         base_version=instruction.base_version,
         position=position,
         ledger=instruction.ledger,
         terms=instruction.terms,
+        **control,
     )
 
 

@@ -203,9 +203,12 @@ class Collector:
                 self._times.observe(answer.client, arrival.seconds)
             self._refuse(answer, standing, cohort)
             return
-        cohort.bytes_up += answer.num_bytes
         update = answer.update
         (client,) = update.clients
+        if self._receiver is not None and (reason := self._receiver.objection(update)):
+            self._refuse(Rejected(client, reason, is_bad=True, num_bytes=answer.num_bytes), standing, cohort)
+            return
+        cohort.bytes_up += answer.num_bytes
         self._senders.learn(arrival.node, client)
         if update.weight > 0:
             self._times.observe(client, arrival.seconds)

@@ -15,6 +15,7 @@ from fedmb.aggregation.rule_choice import Aggregation
 from fedmb.errors import DISK_ERRORS, FedmbError
 from fedmb.federation.checkpoint import Checkpoints
 from fedmb.federation.rounds import Rounds
+from fedmb.federation.strategy_choice import check_together
 from fedmb.section import Section
 from fedmb.sizing.learning_rate_section import LearningRate
 from fedmb.telemetry.watching_section import Watching
@@ -49,6 +50,7 @@ class ServerSettings(Section):
     def _enough_clients(self) -> ServerSettings:
         self.rounds.check_against(self.rounds.min_clients, key="rounds.min_clients")
         self.aggregation.check_against(self.rounds.min_clients, self.rounds.fraction_train, key="rounds.min_clients")
+        check_together(self.aggregation, self.training, self.wire, self.rounds)
         return self
 
 

@@ -9,23 +9,28 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
+from fedmb.aggregation.control_variates import LOST
+from fedmb.aggregation.fednova import FedNova, check_reach
 from fedmb.aggregation.rule import Mean
 from fedmb.aggregation.stack import MEMORY_BYTES, Stack
-from fedmb.errors import NotEnoughData, SettingsError, StaleUpdate
+from fedmb.errors import NotEnoughData, SettingsError, ShapeError, StaleUpdate
+from fedmb.federation.control_record import add_control
 from fedmb.federation.model_record import arrays_from_record, arrays_to_record
 from fedmb.federation.wire import ARRAYS, CONFIG, METRICS, node_of, sender, weight_of
 from fedmb.seeding import generator
+from fedmb.training.reach import REACH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from flwr.serverapp import Grid
     from numpy.typing import NDArray
 
+    from fedmb.aggregation.control_variates import ControlVariates
     from fedmb.aggregation.rule import Rule
-    from fedmb.aggregation.rule_choice import Aggregation
-    from fedmb.update import Update
+    from fedmb.aggregation.server_optimizer import ServerOptimizer
+    from fedmb.update import Arrays, Update
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +43,10 @@ class Receiving(Protocol):
     """What was taken since the last `configure_train`."""
     shortfall: str
     """Why the last `aggregate_train` made no model; empty when it made one."""
+
+    def objection(self, update: Update) -> str:
+        """Why an update cannot be taken: it lacks what the strategy reads; empty where it can."""
+        ...
 
     def receive(self, message: Message, update: Update) -> Message:
         """Take what an accepted reply learnt; answers the reply without it, for `aggregate_train`."""
@@ -57,6 +66,9 @@ class MiniBatchFedAvg(Strategy):
 
     Args:
         rule: how many models become one.
+        optimizer: steps from the model before towards the rule's answer, which is taken as it is if left out.
+        control: SCAFFOLD's control variates, where clients train with them.
+        equal_weights: let every client weigh the same, whatever it learnt.
         fraction_train: share of the connected nodes that train in a round, in (0, 1].
         over_sampling: share of more nodes that are asked, so that a round need not wait for all.
         seed: seed of the run; keys the selection of nodes.
@@ -70,6 +82,9 @@ class MiniBatchFedAvg(Strategy):
         self,
         rule: Rule | None = None,
         *,
+        optimizer: ServerOptimizer | None = None,
+        control: ControlVariates | None = None,
+        equal_weights: bool = False,
         fraction_train: float = 1.0,
         over_sampling: float = 0.0,
         seed: int = 0,
@@ -87,12 +102,16 @@ class MiniBatchFedAvg(Strategy):
                 f"over_sampling must be 0 or more, got {over_sampling}; 0 asks no more nodes than are needed",
                 key="rounds.over_sampling",
             )
+        self.optimizer = optimizer
+        self.control = control
+        self.equal_weights = equal_weights
         self.fraction_train = fraction_train
         self.over_sampling = over_sampling
         self.seed = seed
         self.stack = Stack(memory_bytes=memory_bytes, directory=directory)
         self.shortfall = ""
         self._refused: set[str] = set()
+        self._lost: set[str] = set()
         self._before = ArrayRecord()
 
     def configure_train(
@@ -101,6 +120,7 @@ class MiniBatchFedAvg(Strategy):
         """One message for each selected node; the selection depends on seed, round and the set of node ids."""
         self.stack.close()
         self._refused.clear()
+        self._lost.clear()
         self._before = arrays
         node_ids = sorted(grid.get_node_ids())
         needed = math.ceil(len(node_ids) * self.fraction_train)
@@ -108,10 +128,21 @@ class MiniBatchFedAvg(Strategy):
         picks = generator(self.seed, server_round, "selection").choice(len(node_ids), wanted, replace=False)
         config["server-round"] = server_round
         content = RecordDict({ARRAYS: arrays, CONFIG: config})
+        if self.control is not None:
+            add_control(content, config, self.control.mean(), self.control.generation)
         return [
             Message(content, dst_node_id=node_ids[pick], message_type=MessageType.TRAIN, group_id=str(server_round))
             for pick in sorted(picks)
         ]
+
+    def objection(self, update: Update) -> str:
+        """That a reach is missing, or no number above 0, where the rule or the control variates divide by it."""
+        if update.weight > 0 and (self.control is not None or isinstance(self.rule, FedNova)):
+            try:
+                check_reach(update.sums.get(REACH, math.nan), ", ".join(update.clients))
+            except ShapeError as error:
+                return str(error)
+        return ""
 
     def receive(self, message: Message, update: Update) -> Message:
         """Put an accepted update's arrays on the stack; answers the message without them.
@@ -120,9 +151,17 @@ class MiniBatchFedAvg(Strategy):
             StaleUpdate: the client is in already.
             OSError: updates no longer fit into memory, and the disk is full or fails.
         """
-        self.stack.put(sender(message), update.arrays, update.weight)
+        self._put(sender(message), update.arrays, update.weight, update.sums)
         message.content = RecordDict({**message.content, ARRAYS: ArrayRecord()})
         return message
+
+    def _put(
+        self, client: str, arrays: Arrays, weight: float, sums: Mapping[str, Any], *, is_held: bool = False
+    ) -> None:
+        weight = float(weight > 0) if self.equal_weights else weight
+        self.stack.put(client, arrays, weight, reach=float(sums.get(REACH, math.nan)), is_held=is_held)
+        if sums.get(LOST):
+            self._lost.add(client)
 
     def refuse(self, client: str) -> None:
         """Count a client whose reply was refused for what it held among the bad ones that the rule withstands."""
@@ -138,23 +177,59 @@ class MiniBatchFedAvg(Strategy):
             if record := reply.content.array_records[ARRAYS]:
                 client = sender(reply) or f"node {node_of(reply):020d}"
                 try:
-                    self.stack.put(client, arrays_from_record(record), weight_of(reply), is_held=True)
+                    told = dict(reply.content.metric_records[METRICS])
+                    self._put(client, arrays_from_record(record), weight_of(reply), told, is_held=True)
                 except StaleUpdate as error:
                     log.warning("update rejected round=%d client=%s reason=%s", server_round, client, error)
                     continue
             for name, value in reply.content.metric_records[METRICS].items():
                 if isinstance(value, int | float):
                     sums[name] = sums.get(name, 0.0) + value
-        self.shortfall = ""
+        self.shortfall, before = "", self._model_before()
         try:
-            model = self.rule.combine(
-                self.stack, self._model_before(), refused=len(self._refused.difference(self.stack.clients))
-            )
+            model = self.rule.combine(self.stack, before, refused=len(self._refused.difference(self.stack.clients)))
         except NotEnoughData as error:
             self.shortfall = str(error)
             log.warning("previous model kept round=%d updates=%d reason=%s", server_round, len(self.stack), error)
             return None, None
+        if self.optimizer is not None:
+            model = self.optimizer.step(before, model)
+        if self.control is not None:
+            if self._lost:
+                log.warning("control variates begin anew round=%d lost_by=%s", server_round, sorted(self._lost))
+            self.control.learn(self.stack, before, self._lost)
         return arrays_to_record(model), MetricRecord({**sums})
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """What is remembered from round to round, as named arrays."""
+        return {f"{part}/{name}": array for part, one in self._parts() for name, array in one.state_dict().items()}
+
+    def load_state_dict(self, state: Arrays) -> None:
+        """Go on from what `state_dict` gave; an empty one is a beginning.
+
+        Raises:
+            SettingsError: a part of another strategy is in it.
+        """
+        parts = dict(self._parts())
+        found: dict[str, dict[str, NDArray[Any]]] = {part: {} for part in parts}
+        for key, array in state.items():
+            part, _, name = key.partition("/")
+            if part not in found:
+                raise SettingsError(
+                    f"a run keeps its strategy, got none with {part!r}, which its checkpoint remembers; go on with the "
+                    "settings that it was started with, or start a new run",
+                    key="aggregation",
+                )
+            found[part][name] = array
+        for part, one in parts.items():
+            one.load_state_dict(found[part])
+
+    def _parts(self) -> Iterator[tuple[str, ServerOptimizer | ControlVariates]]:
+        """What has a memory, by name."""
+        if self.optimizer is not None:
+            yield "optimizer", self.optimizer
+        if self.control is not None:
+            yield "control", self.control
 
     def _model_before(self) -> dict[str, NDArray[Any]]:
         """The model that was sent, in the dtypes of what came back: a record shows bfloat16 as whole numbers."""
@@ -172,18 +247,10 @@ class MiniBatchFedAvg(Strategy):
 
     def summary(self) -> None:
         """Log the strategy's settings in one line."""
-        log.info("strategy=%s fraction_train=%g seed=%d", self.rule, self.fraction_train, self.seed)
-
-
-def strategy_from(
-    aggregation: Aggregation, *, fraction_train: float, over_sampling: float = 0.0, seed: int, directory: Path
-) -> MiniBatchFedAvg:
-    """The strategy that settings name, whose overflowing updates lie in `directory`."""
-    return MiniBatchFedAvg(
-        aggregation.chosen_rule(),
-        fraction_train=fraction_train,
-        over_sampling=over_sampling,
-        seed=seed,
-        memory_bytes=aggregation.memory_bytes,
-        directory=directory,
-    )
+        log.info(
+            "strategy=%s optimizer=%s fraction_train=%g seed=%d",
+            self.rule,
+            self.optimizer,
+            self.fraction_train,
+            self.seed,
+        )

@@ -26,6 +26,7 @@ from fedmb.aggregation.compress import Wire
 from fedmb.arrays.bfloat16 import is_finite
 from fedmb.arrays.flat import FlatArrays, Layout
 from fedmb.errors import ShapeError
+from fedmb.federation.control_record import read_control
 from fedmb.federation.model_record import (
     arrays_from_record,
     arrays_to_record,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flwr.app.typing import ConfigRecordValues
+
+    from fedmb.aggregation.control_variates import Variate
 
 ARRAYS, CONFIG, METRICS, UPDATE = "arrays", "config", "metrics", "update"
 WEIGHT = "num-examples"
@@ -88,6 +91,8 @@ class Instruction:
     """How the reply's model travels; None for an entry an array, as Flower's own servers expect it."""
     task: str = ""
     """The server's task, as `fedmb.training.task_digest` names it; empty where the server has none."""
+    control: Variate | None = None
+    """The mean of all clients' control variates, where they train with them."""
 
 
 def train_config(
@@ -144,6 +149,7 @@ def read_instruction(message: Carrying) -> Instruction:
             terms=RoundTerms.from_json(text_in(config, TERMS)),
             wire=Wire.model_validate_json(text_in(config, WIRE)) if is_flat else None,
             task=text_in(config, TASK) if TASK in config else "",
+            control=read_control(message.content, config),
         )
 
 

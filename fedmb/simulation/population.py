@@ -23,6 +23,7 @@ from fedmb.federation.checkpoint import Checkpoints
 from fedmb.federation.client_source import Streaming, codecs, open_source
 from fedmb.federation.replaying import Replaying
 from fedmb.federation.rounds import Rounds
+from fedmb.federation.strategy_choice import check_together
 from fedmb.ingest.file_log import FileLog
 from fedmb.ingest.file_writer import FsyncPolicy
 from fedmb.ingest.log_source import LogSource
@@ -86,6 +87,7 @@ class Simulation(Section):
             )
         self.rounds.check_against(clients, key="private.clients + streamed.clients")
         self.aggregation.check_against(clients, self.rounds.fraction_train, key="private.clients + streamed.clients")
+        check_together(self.aggregation, self.training, self.wire, self.rounds)
         self.rows.check_mixed(self.private.tables if self.private.clients else 0)
         if self.private.dataset is not None:
             self.rows.check_against("dataset")

@@ -11,7 +11,7 @@ from fedmb.federation.client import client_app
 from fedmb.federation.closed_round import Watch
 from fedmb.federation.residual import Residual
 from fedmb.federation.server import Server, scorer
-from fedmb.federation.strategy import strategy_from
+from fedmb.federation.strategy_choice import strategy_from
 from fedmb.simulation.late_grid import LateGrid
 from fedmb.simulation.population import Population, Simulation
 from fedmb.training.device import computing
@@ -69,6 +69,8 @@ def _simulated(
 ) -> ServerState:
     strategy = strategy_from(
         settings.aggregation,
+        settings.training,
+        task,
         fraction_train=settings.rounds.fraction_train,
         over_sampling=settings.rounds.over_sampling,
         seed=settings.seed,

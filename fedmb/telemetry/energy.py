@@ -182,3 +182,23 @@ def available_meter(watts: float | None = None) -> Meter:
 
 def _microjoules(path: Path) -> int:
     return int(path.read_text())
+
+
+def meter_for(by: str, *, watts: float | None) -> Meter:
+    """What counts joules on this machine.
+
+    Args:
+        by: what reads them, for the error.
+        watts: power to model them with where nothing can be read.
+
+    Raises:
+        SettingsError: there is no meter and no power to model one with.
+    """
+    meter = available_meter(watts)
+    if meter.used().joules is None:
+        raise SettingsError(
+            f"{by} reads energy, this machine has no meter that can be read; set training.watts to model one, or leave "
+            "it out",
+            key="training.watts",
+        )
+    return meter

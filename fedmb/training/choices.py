@@ -51,6 +51,7 @@ class Overlapping(Protocol):
     average: float | None
     joules: float
     guard: Guarding
+    control_variates: bool
 
 
 def check_overlap(training: Overlapping) -> None:
@@ -71,6 +72,7 @@ def check_overlap(training: Overlapping) -> None:
         "average": training.average is not None,
         "guard.spike_factor": math.isfinite(training.guard.spike_factor),
         "joules": math.isfinite(training.joules),
+        "control_variates": training.control_variates,
     }
     if found := [name for name, is_set in holders.items() if is_set]:
         raise ValueError(

@@ -69,6 +69,11 @@ class Hyperparameters:
         """Rate of the first parameter group in force."""
         return float(self.groups[0]["lr"])
 
+    @property
+    def momentum(self) -> float:
+        """Momentum of the first parameter group in force; 0 where it has none."""
+        return float(self.groups[0].get("momentum", 0.0))
+
     def apply(self, samples: int, rows: int, stats: Stats) -> None:
         """Write the values for a step of `rows` after `samples` rows."""
         values = self._follow.values(rows, stats) if self._follow is not None else {}

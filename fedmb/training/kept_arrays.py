@@ -53,9 +53,15 @@ class KeptArrays:
         arrays, _ = from_bytes(self._path(self._directory, version).read_bytes())
         return arrays
 
-    def save(self, arrays: Mapping[str, NDArray[Any]], version: int) -> None:
-        """Keep `arrays` for `version`, in place of what was; sets of much older versions go."""
-        stale = self.versions()[: -_KEPT + 1]
+    def save(self, arrays: Mapping[str, NDArray[Any]], version: int, *, holding: int | None = None) -> None:
+        """Keep `arrays` for `version`, in place of what was; sets of much older versions go, but for one in force.
+
+        Args:
+            arrays: the set.
+            version: the one that it belongs to.
+            holding: a version whose set stays, however many came after it and were dropped.
+        """
+        stale = [one for one in self.versions()[: -_KEPT + 1] if one != holding]
         if self._directory is None:
             self._memory[version] = arrays
             for one in stale:

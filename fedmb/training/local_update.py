@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fedmb.aggregation.control_variates import LOST
 from fedmb.errors import SettingsError
 from fedmb.ledger import Ledger, ledger_within
 from fedmb.seeding import torch_seed
 from fedmb.telemetry.energy import Energy, available_meter
+from fedmb.training.control_variate import OwnVariate
 from fedmb.training.distributed import Ranks
 from fedmb.training.local_arrays import LocalArrays
 from fedmb.training.parameters import arrays_of, check_finite, load_arrays
@@ -23,12 +25,14 @@ from fedmb.training.underway import Underway, rebase
 from fedmb.update import Arrays, Update
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from fedmb.aggregation.control_variates import Variate
     from fedmb.batch.source import BatchSource
     from fedmb.training.delayed_labels import DelayedLabels
     from fedmb.training.recipe import Training
+    from fedmb.training.step import GradientEdit
     from fedmb.training.stretch import Learnt
     from fedmb.training.task import Task
     from fedmb.training.trainer import Trainer
@@ -104,6 +108,7 @@ class LocalUpdate:
             labels.score_with(self.model, training.prequential, self.device)
         stay = set(self.model.state_dict()) - travelling(self.model, training.norm_travels)
         self._local = LocalArrays(stay if training.norm_travels != "all" else (), directory)
+        self._control = OwnVariate(self._trained_names(), directory) if training.control_variates else None
         self._pacing = training.build_pacing(self.model, source)
         samples = min(training.samples, training.epochs * source.examples_per_epoch)
         if math.isinf(min(training.steps, samples, training.seconds, training.joules)):
@@ -126,12 +131,14 @@ class LocalUpdate:
         position: Mapping[str, Any],
         ledger: Ledger | None = None,
         terms: RoundTerms | None = None,
+        control: Variate | None = None,
     ) -> Update:
         """Train from `arrays`, with rows from `position` on, until a budget or the round's terms end it.
 
         Partitions that a consumer group moves here begin where `ledger`, the server's, stands.
 
-        A stream that stays silent ends the round early; with no row at all the update has weight 0.
+        A stream that stays silent ends the round early; with no row at all the update has weight 0. Where settings want
+        control variates, `control` is the server's.
 
         Raises:
             ShapeError: the arrays do not fit the task's model.
@@ -154,7 +161,9 @@ class LocalUpdate:
             rebase(self.model, before=sent.arrays, after=model)
         else:
             load_arrays(self.model, model)
-        underway = ahead or self._begun(base_version, position, seek=True)
+        own = self._control.round(control, position) if self._control is not None else None
+        edits = [own.edit(self.model)] if own is not None else []
+        underway = ahead or self._begun(base_version, position, seek=True, edits=edits)
         trainer, spent = underway.trainer, underway.spent
         learnt = underway.run(budget, until_alarm=terms.until_alarm)
         sums = self._sums(trainer, learnt, spent)
@@ -163,6 +172,9 @@ class LocalUpdate:
         trained = arrays_of(self.model)
         check_finite(trained, client=self.client)
         place = {"source": trainer.source.position(), "trainer": trainer.clock_state()}
+        if own is not None:
+            place |= own.ended(model, trained, reach=learnt.reach.moved, version=base_version + 1)
+            sums |= {LOST: 1.0} if own.is_lost else {}
         if self.training.overlap_steps:
             self._sent = _Sent(trained, base_version + 1, place, terms)
         return Update(
@@ -225,11 +237,24 @@ class LocalUpdate:
         fits = _text(own) == _text(sent.position) and base_version >= sent.version
         return ahead if fits and self.client not in terms.resting else None
 
-    def _begun(self, version: int, position: Mapping[str, Any], *, seek: bool) -> Underway:
+    def _trained_names(self) -> set[str]:
+        """Arrays that are trained and travel."""
+        if self.ranks.count > 1:
+            raise SettingsError(
+                f"control variates are kept by one process, got {self.ranks.count} devices; set the client's devices "
+                "to 1, or training.control_variates to false",
+                key="training.control_variates",
+            )
+        travels = travelling(self.model, self.training.norm_travels)
+        return {name for name, _ in self.model.named_parameters(remove_duplicate=False) if name in travels}
+
+    def _begun(
+        self, version: int, position: Mapping[str, Any], *, seek: bool, edits: Sequence[GradientEdit] = ()
+    ) -> Underway:
         """A round's training with a fresh optimiser, from the model as it is now."""
         spent = self._meter.used()
         trainer = self.training.build_trainer(
-            self.task, self.model, self.source, self._pacing, self.device, self.ranks, client=self.client
+            self.task, self.model, self.source, self._pacing, self.device, self.ranks, client=self.client, edits=edits
         )
         if seek:
             trainer.source.seek(dict(position.get("source", {})))

@@ -75,6 +75,13 @@ def initial_arrays(task: Task, seed: int, *, build: BuildModel | None = None) ->
         return arrays_of(build(task) if build else task.build_model())
 
 
+def parameter_names(task: Task, *, build: BuildModel | None = None) -> frozenset[str]:
+    """`state_dict` names of what is trained; buffers, such as running statistics, are not among them."""
+    with torch.random.fork_rng(devices=[]):
+        model = build(task) if build else task.build_model()
+    return frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
+
+
 def check_finite(arrays: Arrays, *, client: str) -> None:
     """Refuse to let a broken model leave its client.
 

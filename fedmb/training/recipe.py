@@ -16,7 +16,7 @@ from fedmb.section import Section
 from fedmb.sizing.learning_rate_section import LearningRate
 from fedmb.sizing.pacing import Pacing, Values, pacing
 from fedmb.sizing.sizing_section import Sizing
-from fedmb.telemetry.energy import Meter, available_meter
+from fedmb.telemetry.energy import meter_for
 from fedmb.training.choices import (
     Format,
     NormName,
@@ -30,15 +30,20 @@ from fedmb.training.guarding import Guarding
 from fedmb.training.named_object import named_object
 from fedmb.training.norm_choice import check_cuts, check_norm, norm_momentum, with_norm
 from fedmb.training.optimizer_check import betas_of, check_optimizer
+from fedmb.training.reach import check_reach_known
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from torch import nn
 
     from fedmb.batch.source import BatchSource
+    from fedmb.telemetry.energy import Meter
     from fedmb.training.distributed import Ranks
     from fedmb.training.microbatch import Split
     from fedmb.training.regularize import DropoutRule
+    from fedmb.training.step import GradientEdit
     from fedmb.training.task import Task
     from fedmb.training.trainer import Trainer
 
@@ -76,6 +81,8 @@ class Training(Section):
     """Rule for the dropout layers, written module:function: (rows of a batch, probability as built) -> probability."""
     proximal: float = Field(default=0.0, ge=0)
     """Strength of FedProx's pull towards the round's global model; 0 for none."""
+    control_variates: bool = False
+    """SCAFFOLD: correct every gradient by where all clients' point (docs/guide/drift.md)."""
     micro_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     """Most rows in memory at once: a number, "auto" for what fits, or nothing for the whole batch. It never changes
     what is learnt; batch norm, which would, is refused beside it."""
@@ -120,6 +127,8 @@ class Training(Section):
                 f"{self.weight_decay_samples:g}; remove one"
             )
         check_overlap(self)
+        if self.control_variates:
+            check_reach_known(self, by="training.control_variates")
         check_norm(self.norm, self.norm_group, self.norm_travels, sizing=self.sizing, micro_size=self.micro_size)
         check_optimizer(
             self.optimizer, momentum=self.momentum, weight_decay=self.weight_decay, options=self.optimizer_options
@@ -171,10 +180,11 @@ class Training(Section):
         device: torch.device,
         ranks: Ranks | None = None,
         client: str = "",
+        edits: Sequence[GradientEdit] = (),
     ) -> Trainer:
         """A trainer of `model`, which lies on `device`, with a fresh optimiser, on one or several `ranks`.
 
-        `client` is the name in its log lines.
+        `client` is the name in its log lines; `edits` change its gradients before the proximal term does.
 
         Raises:
             SettingsError: the optimiser or the model lacks what the settings want to change.
@@ -202,7 +212,7 @@ class Training(Section):
             optimizer,
             split=self._split(),
             precision=Precision(self.precision, device=device),
-            edits=[Proximal(self.proximal, model.parameters())] if self.proximal else [],
+            edits=[*edits, *([Proximal(self.proximal, model.parameters())] if self.proximal else [])],
             guard=self.guard.build(),
             rollback=self.guard.build_rollback(model, optimizer),
             ranks=ranks,
@@ -249,18 +259,8 @@ class Training(Section):
         return self.noise_every > 0 or "noise" in paced.reads
 
     def _meter(self, paced: Pacing) -> Meter | None:
-        """What counts joules, where something reads them."""
-        if "joules" not in paced.reads and math.isinf(self.joules):
-            return None
-        meter = available_meter(self.watts)
-        if meter.used().joules is None:
-            what = f"sizing.kind {self.sizing.kind}" if "joules" in paced.reads else f"a budget of {self.joules:g} J"
-            raise SettingsError(
-                f"{what} reads energy, this machine has no meter that can be read; set training.watts to model one, or "
-                "leave it out",
-                key="training.watts",
-            )
-        return meter
+        by = f"sizing.kind {self.sizing.kind}" if "joules" in paced.reads else f"a budget of {self.joules:g} J"
+        return meter_for(by, watts=self.watts) if "joules" in paced.reads or math.isfinite(self.joules) else None
 
     def _dropout(self, model: nn.Module) -> DropoutRule | None:
         if self.dropout is None:

@@ -12,6 +12,7 @@ from fedmb.errors import SettingsError
 from fedmb.ledger import joined
 from fedmb.telemetry.delayed_score import TRAINED
 from fedmb.training.guard import Verdict
+from fedmb.training.reach import REACH, Reach
 from fedmb.training.tally import Tally
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Learnt:
     """Stretches of stream partitions that were taken."""
     rate: float = 0.0
     """Sum of the learning rates of the steps that were taken: how far the model may have moved."""
+    reach: Reach = field(default_factory=Reach)
+    """How far those steps went."""
     seconds: float = 0.0
     """Wall-clock time of the stretch."""
     wait_seconds: float = 0.0
@@ -87,7 +90,7 @@ class Learnt:
         """Everything that can be added up over clients; this waits for the device once."""
         told = {name if name == "loss" else TRAINED + name: value for name, value in self.tally.sums().items()}
         figures = {"units": self.units, "steps": float(self.steps), **told}
-        figures |= {"skipped": float(self.skipped), "rate": self.rate}
+        figures |= {"skipped": float(self.skipped), "rate": self.rate, REACH: self.reach.moved}
         figures |= {"seconds": self.seconds, "wait_seconds": self.wait_seconds}
         if self.gradient_norms:
             norms = torch.stack(self.gradient_norms).double()

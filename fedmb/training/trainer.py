@@ -30,6 +30,7 @@ from fedmb.training.dealt_source import DealtSource
 from fedmb.training.guard import Verdict
 from fedmb.training.hyperparameters import Hyperparameters
 from fedmb.training.measuring import Measuring
+from fedmb.training.regularize import Proximal
 from fedmb.training.stretch import Budget, Learnt
 from fedmb.training.tally import Tally
 from fedmb.training.told_source import ToldSource
@@ -105,6 +106,7 @@ class Trainer:
         self.decay = decay
         self.dropout = dropout
         self.watch = watch
+        self._pull = sum(edit.mu for edit in step.edits if isinstance(edit, Proximal))
         self._reads = reads
         self._clock = clock
         total = step.ranks.total if step.ranks.count > 1 else None
@@ -167,6 +169,7 @@ class Trainer:
             report = self._learn(batch)
             if report.verdict is Verdict.OK:
                 learnt.rate += self._rate
+                learnt.reach.step(self._rate, momentum=self.hyperparameters.momentum, pull=self._pull)
             learnt.wait_seconds += started - asked
             learnt.count(batch, report)
             self._observe(batch, report, started, warm=learnt.steps > 1)

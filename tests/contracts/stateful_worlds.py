@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from stateful_device import WORLDS as DEVICE_WORLDS
 from stateful_replay import WORLDS as REPLAY_WORLDS
+from stateful_servers import WORLDS as SERVER_WORLDS
 from stateful_streams import WORLDS as STREAM_WORLDS
 from stateful_trainer import drive_trainer, fresh_trainer, observe_trainer
 from torch import nn
@@ -261,4 +262,4 @@ WORLDS = {
     for name in get_args(OptimizerName)
 }
 WORLDS |= {name: World(*parts, everything) for name, parts in STREAM_WORLDS.items()}
-WORLDS |= {name: World(*parts) for name, parts in (REPLAY_WORLDS | DEVICE_WORLDS).items()}
+WORLDS |= {name: World(*parts) for name, parts in (REPLAY_WORLDS | DEVICE_WORLDS | SERVER_WORLDS).items()}
