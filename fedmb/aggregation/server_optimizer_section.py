@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fedmb.aggregation.server_optimizer import Adagrad, Adam, Momentum, Stepping, Yogi
+from fedmb.aggregation.directions import Adagrad, Adam, Momentum, Yogi
+from fedmb.aggregation.server_optimizer import Stepping
 from fedmb.section import Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from fedmb.aggregation.server_optimizer import Direction, ServerOptimizer
+    from fedmb.aggregation.directions import Direction
+    from fedmb.aggregation.server_optimizer import ServerOptimizer
 
 _READ = {
     "none": set[str](),

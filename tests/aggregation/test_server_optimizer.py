@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from fedmb.aggregation.server_optimizer import Adagrad, Adam, Momentum, Stepping, Yogi
+from fedmb.aggregation.directions import Adagrad, Adam, Momentum, Yogi
+from fedmb.aggregation.server_optimizer import Stepping
 from fedmb.arrays.bfloat16 import BFLOAT16, rounded, widened
 from fedmb.errors import Diverged, SettingsError
 

@@ -1,7 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from fedmb.aggregation.server_optimizer import Adagrad, Adam, Momentum, Stepping, Yogi
+from fedmb.aggregation.directions import Adagrad, Adam, Momentum, Yogi
+from fedmb.aggregation.server_optimizer import Stepping
 from fedmb.aggregation.server_optimizer_section import ServerOptimization
 
 

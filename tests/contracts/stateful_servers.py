@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from fedmb.aggregation.control_variates import ControlVariates
-from fedmb.aggregation.server_optimizer import Adagrad, Adam, Momentum, Stepping, Yogi
+from fedmb.aggregation.directions import Adagrad, Adam, Momentum, Yogi
+from fedmb.aggregation.server_optimizer import Stepping
 from fedmb.aggregation.stack import Stack
 from fedmb.federation.strategy import MiniBatchFedAvg
 from fedmb.training.control_variate import Correction

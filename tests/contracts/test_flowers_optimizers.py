@@ -9,7 +9,8 @@ import pytest
 from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as flowers
 
-from fedmb.aggregation.server_optimizer import Adagrad, Adam, Momentum, Stepping, Yogi
+from fedmb.aggregation.directions import Adagrad, Adam, Momentum, Yogi
+from fedmb.aggregation.server_optimizer import Stepping
 from fedmb.federation.checkpoint import ServerState
 from fedmb.federation.client import reply_to
 from fedmb.federation.rounds import RoundLoop, Rounds

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedmb.aggregation.server_optimizer import Momentum, Stepping
+from fedmb.aggregation.directions import Momentum
+from fedmb.aggregation.server_optimizer import Stepping
 from fedmb.arrays.bfloat16 import BFLOAT16, rounded
 from fedmb.errors import SettingsError
 from fedmb.training.torch_server_optimizer import TorchServerOptimizer
