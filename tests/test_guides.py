@@ -49,6 +49,7 @@ PAGES = (
         "rounds.md",
     ),
     "drift.md",
+    "privacy.md",
 )
 STREAMS = (GUIDES / "streams.md").read_text()
 BROKER = "127.0.0.1:9092"  # of the page

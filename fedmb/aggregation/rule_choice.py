@@ -12,6 +12,7 @@ from fedmb.aggregation.clipping import ClippedMean
 from fedmb.aggregation.fednova import FedNova
 from fedmb.aggregation.geometric_median import GeometricMedian
 from fedmb.aggregation.krum import MultiKrum, krum
+from fedmb.aggregation.privacy import Privacy
 from fedmb.aggregation.rule import Mean
 from fedmb.aggregation.server_optimizer_section import ServerOptimization
 from fedmb.aggregation.stack import MEMORY_BYTES
@@ -46,6 +47,7 @@ class Aggregation(Section):
     clip_medians: float = Field(default=1.0, gt=0)
     """clipped_mean without clip_norm: the longest change, in median lengths of the round's changes."""
     optimizer: ServerOptimization = ServerOptimization()
+    privacy: Privacy = Privacy()
     memory_bytes: int = Field(default=MEMORY_BYTES, ge=0)
     """Updates that wait in memory for the round to close; those beyond it wait in a file in the run's directory."""
 
@@ -72,6 +74,11 @@ class Aggregation(Section):
             raise ValueError(
                 f"a longest change is clip_norm or follows the median, got {self.clip_norm} and "
                 f"{self.clip_medians} medians; leave one out"
+            )
+        if self.privacy.is_on and (self.rule, self.weights) != ("mean", "equal"):
+            raise ValueError(
+                f"privacy is that of a mean in which every client counts the same, got rule {self.rule} and weights "
+                f"{self.weights}; set rule to mean and weights to equal"
             )
         self.chosen_rule()  # which refuses what pydantic cannot see, such as an infinite norm
         return self

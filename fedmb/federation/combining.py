@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fedmb.arrays.flat import FlatArrays
 from fedmb.federation.averageable import averageable
 from fedmb.federation.model_record import aggregated, arrays_from_record
-from fedmb.federation.strategy import Receiving
+from fedmb.federation.strategy import MiniBatchFedAvg, Receiving
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -17,10 +17,20 @@ if TYPE_CHECKING:
     from fedmb.update import Arrays
 
 
+def is_private(strategy: Strategy) -> bool:
+    """Whether a round in which nobody came must not be told from others."""
+    return isinstance(strategy, MiniBatchFedAvg) and strategy.private is not None
+
+
+def exhausted(strategy: Strategy) -> str:
+    """Why the strategy may make no further round; empty while it may."""
+    return strategy.exhausted() if isinstance(strategy, Receiving) else ""
+
+
 def combined(strategy: Strategy, state: ServerState, cohort: Cohort) -> Arrays:
     """The strategy's model of what was accepted; the previous one where it makes none, and then nothing counts."""
     learnt = [reply for reply in cohort.in_order() if reply.update.weight > 0]
-    if not learnt:
+    if not learnt and not is_private(strategy):
         return state.arrays
     before, takes_models = FlatArrays.packed(state.arrays), isinstance(strategy, Receiving)
     messages = [reply.message for reply in learnt] if takes_models else averageable(learnt)

@@ -30,7 +30,7 @@ from fedmb.federation.closed_round import Watch, advanced, report_of
 from fedmb.federation.closing import Closing
 from fedmb.federation.cohort import reasons_in
 from fedmb.federation.collector import Collector
-from fedmb.federation.combining import combined
+from fedmb.federation.combining import combined, exhausted
 from fedmb.federation.guard import GuardLimits
 from fedmb.federation.late import Late
 from fedmb.federation.model_record import arrays_to_record, averaged_record
@@ -214,6 +214,8 @@ class RoundLoop:
         self.convergence.load_state_dict(state.convergence)
         self.silence.load_state_dict(state.silence)
         remember(self.strategy, state.strategy)
+        if state.version == 0 and (reason := exhausted(self.strategy)):
+            raise SettingsError(f"{reason}; raise it, or the noise", key="aggregation.privacy.epsilon")
         while state.version < self.rounds.last and not self.stop.is_set() and not self.convergence.reason:
             started = time.monotonic()
             self.wait_for_nodes()
@@ -279,11 +281,15 @@ class RoundLoop:
         state = advanced(before, cohort, arrays, keeps_norms=compares)
         stack = self.strategy.stack if isinstance(self.strategy, Receiving) else None
         report = report_of(before.arrays, state, cohort, seconds=seconds, stack=stack, watch=self.watch)
-        if stack is not None:
-            stack.close()  # updates need no memory while clients learn anew
+        if isinstance(self.strategy, Receiving):
+            report = self.strategy.published(report)
+            self.strategy.stack.close()  # updates need no memory while clients learn anew
         self._times.keep()
         if reason := self.convergence.observe(report):
             log.info("run converged round=%d reason=%s", state.version, reason)
+        elif reason := exhausted(self.strategy):
+            self.convergence.reason = reason
+            log.info("run ends round=%d reason=%s", state.version, reason)
         state = replace(
             state,
             convergence=self.convergence.state_dict(),

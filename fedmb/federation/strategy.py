@@ -21,7 +21,7 @@ from fedmb.seeding import generator
 from fedmb.training.reach import REACH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from flwr.serverapp import Grid
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fedmb.aggregation.control_variates import ControlVariates
     from fedmb.aggregation.rule import Rule
     from fedmb.aggregation.server_optimizer import ServerOptimizer
+    from fedmb.federation.private import Private
+    from fedmb.telemetry.events import RoundReport
     from fedmb.update import Arrays, Update
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,14 @@ class Receiving(Protocol):
     """What was taken since the last `configure_train`."""
     shortfall: str
     """Why the last `aggregate_train` made no model; empty when it made one."""
+
+    def exhausted(self) -> str:
+        """Why no further round may be made; empty while one may."""
+        ...
+
+    def published(self, report: RoundReport) -> RoundReport:
+        """What of a round's report may be told."""
+        ...
 
     def objection(self, update: Update) -> str:
         """Why an update cannot be taken: it lacks what the strategy reads; empty where it can."""
@@ -69,6 +79,7 @@ class MiniBatchFedAvg(Strategy):
         optimizer: steps from the model before towards the rule's answer, which is taken as it is if left out.
         control: SCAFFOLD's control variates, where clients train with them.
         equal_weights: let every client weigh the same, whatever it learnt.
+        private: what keeps the models from telling of any one client; its mean is the rule then.
         fraction_train: share of the connected nodes that train in a round, in (0, 1].
         over_sampling: share of more nodes that are asked, so that a round need not wait for all.
         seed: seed of the run; keys the selection of nodes.
@@ -85,6 +96,7 @@ class MiniBatchFedAvg(Strategy):
         optimizer: ServerOptimizer | None = None,
         control: ControlVariates | None = None,
         equal_weights: bool = False,
+        private: Private | None = None,
         fraction_train: float = 1.0,
         over_sampling: float = 0.0,
         seed: int = 0,
@@ -96,7 +108,8 @@ class MiniBatchFedAvg(Strategy):
                 f"fraction_train must be over 0 and at most 1, got {fraction_train}; 1 selects every node",
                 key="rounds.fraction_train",
             )
-        self.rule = rule or Mean()
+        self.rule = private.mean if private is not None else rule or Mean()
+        self.private = private
         if over_sampling < 0:
             raise SettingsError(
                 f"over_sampling must be 0 or more, got {over_sampling}; 0 asks no more nodes than are needed",
@@ -123,9 +136,7 @@ class MiniBatchFedAvg(Strategy):
         self._lost.clear()
         self._before = arrays
         node_ids = sorted(grid.get_node_ids())
-        needed = math.ceil(len(node_ids) * self.fraction_train)
-        wanted = min(len(node_ids), math.ceil(needed * (1 + self.over_sampling)))
-        picks = generator(self.seed, server_round, "selection").choice(len(node_ids), wanted, replace=False)
+        picks = self._picked(server_round, len(node_ids))
         config["server-round"] = server_round
         content = RecordDict({ARRAYS: arrays, CONFIG: config})
         if self.control is not None:
@@ -134,6 +145,21 @@ class MiniBatchFedAvg(Strategy):
             Message(content, dst_node_id=node_ids[pick], message_type=MessageType.TRAIN, group_id=str(server_round))
             for pick in sorted(picks)
         ]
+
+    def _picked(self, server_round: int, count: int) -> Sequence[int]:
+        if self.private is not None:
+            return self.private.picked(server_round, count)
+        needed = math.ceil(count * self.fraction_train)
+        wanted = min(count, math.ceil(needed * (1 + self.over_sampling)))
+        return list(generator(self.seed, server_round, "selection").choice(count, wanted, replace=False))
+
+    def exhausted(self) -> str:
+        """That the privacy budget allows no further round."""
+        return self.private.account.exhausted() if self.private is not None else ""
+
+    def published(self, report: RoundReport) -> RoundReport:
+        """The report; where models are private, without what clients measured and with epsilon."""
+        return self.private.published(report) if self.private is not None else report
 
     def objection(self, update: Update) -> str:
         """That a reach is missing, or no number above 0, where the rule or the control variates divide by it."""
@@ -171,6 +197,22 @@ class MiniBatchFedAvg(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """One model of the replied ones and sums of the replied metrics; (None, None) when the rule cannot make one."""
+        sums = self._taken(server_round, replies)
+        before = self._model_before()
+        self.shortfall = self.exhausted()
+        if self.shortfall:
+            return None, None
+        try:
+            model = self.rule.combine(self.stack, before, refused=len(self._refused.difference(self.stack.clients)))
+        except NotEnoughData as error:
+            self.shortfall = str(error)
+            log.warning("previous model kept round=%d updates=%d reason=%s", server_round, len(self.stack), error)
+            return None, None
+        model = self._counted(model, before, server_round)
+        return arrays_to_record(model), MetricRecord({**sums})
+
+    def _taken(self, server_round: int, replies: Iterable[Message]) -> dict[str, float]:
+        """Put models that were not received yet on the stack; answers the sums of all metrics."""
         usable = [reply for reply in replies if reply.has_content()]
         sums: dict[str, float] = {}
         for reply in sorted(usable, key=lambda one: (sender(one), node_of(one))):
@@ -185,20 +227,19 @@ class MiniBatchFedAvg(Strategy):
             for name, value in reply.content.metric_records[METRICS].items():
                 if isinstance(value, int | float):
                     sums[name] = sums.get(name, 0.0) + value
-        self.shortfall, before = "", self._model_before()
-        try:
-            model = self.rule.combine(self.stack, before, refused=len(self._refused.difference(self.stack.clients)))
-        except NotEnoughData as error:
-            self.shortfall = str(error)
-            log.warning("previous model kept round=%d updates=%d reason=%s", server_round, len(self.stack), error)
-            return None, None
+        return sums
+
+    def _counted(self, model: dict[str, NDArray[Any]], before: Arrays, server_round: int) -> dict[str, NDArray[Any]]:
+        """The next model, now that the rule has made one; what is remembered moves on with it."""
+        if self.private is not None:
+            self.private.account.count()
         if self.optimizer is not None:
             model = self.optimizer.step(before, model)
         if self.control is not None:
             if self._lost:
                 log.warning("control variates begin anew round=%d lost_by=%s", server_round, sorted(self._lost))
             self.control.learn(self.stack, before, self._lost)
-        return arrays_to_record(model), MetricRecord({**sums})
+        return model
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """What is remembered from round to round, as named arrays."""
@@ -224,16 +265,20 @@ class MiniBatchFedAvg(Strategy):
         for part, one in parts.items():
             one.load_state_dict(found[part])
 
-    def _parts(self) -> Iterator[tuple[str, ServerOptimizer | ControlVariates]]:
+    def _parts(self) -> Iterator[tuple[str, ServerOptimizer | ControlVariates | Private]]:
         """What has a memory, by name."""
         if self.optimizer is not None:
             yield "optimizer", self.optimizer
         if self.control is not None:
             yield "control", self.control
+        if self.private is not None:
+            yield "privacy", self.private
 
     def _model_before(self) -> dict[str, NDArray[Any]]:
         """The model that was sent, in the dtypes of what came back: a record shows bfloat16 as whole numbers."""
-        return arrays_from_record(self._before, self.stack.layout.reference) if len(self.stack) else {}
+        if len(self.stack):
+            return arrays_from_record(self._before, self.stack.layout.reference)
+        return arrays_from_record(self._before) if self.private is not None else {}
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -247,10 +292,5 @@ class MiniBatchFedAvg(Strategy):
 
     def summary(self) -> None:
         """Log the strategy's settings in one line."""
-        log.info(
-            "strategy=%s optimizer=%s fraction_train=%g seed=%d",
-            self.rule,
-            self.optimizer,
-            self.fraction_train,
-            self.seed,
-        )
+        told = (self.rule, self.optimizer, self.fraction_train, self.seed)
+        log.info("strategy=%s optimizer=%s fraction_train=%g seed=%d", *told)

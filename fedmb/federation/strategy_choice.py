@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from fedmb.aggregation.control_variates import ControlVariates
 from fedmb.errors import SettingsError
+from fedmb.federation.private import Private
 from fedmb.federation.strategy import MiniBatchFedAvg
 from fedmb.training.choices import torch_is_here
 from fedmb.training.reach import check_reach_known
@@ -48,18 +50,40 @@ def strategy_from(
         SettingsError: the server's optimiser does not take its options, or nobody can tell parameters from buffers.
     """
     steps = aggregation.optimizer.name != "none" or aggregation.rule == "fednova" or training.control_variates
-    parameters = _parameters(training, task) if steps else None
+    parameters = _parameters(training, task) if steps or aggregation.privacy.is_on else None
+    private = None
+    if aggregation.privacy.is_on:
+        check_no_statistics(training, task)
+        private = Private(aggregation.privacy, rate=fraction_train, seed=seed, parameters=parameters)
     return MiniBatchFedAvg(
         aggregation.chosen_rule(parameters),
         optimizer=_optimizer(aggregation.optimizer, parameters),
         control=ControlVariates(parameters) if training.control_variates else None,
         equal_weights=aggregation.weights == "equal",
+        private=private,
         fraction_train=fraction_train,
         over_sampling=over_sampling,
         seed=seed,
         memory_bytes=aggregation.memory_bytes,
         directory=directory,
     )
+
+
+def check_no_statistics(training: Training, task: Task | None) -> None:
+    """Refuse a private model whose running statistics would have to travel: a noised variance may fall below 0.
+
+    Raises:
+        SettingsError: it has such.
+    """
+    from fedmb.training.parameters import statistics_names
+
+    found = statistics_names(task, build=training.build_model) if task is not None else frozenset()
+    if found and training.norm_travels == "all" and training.norm != "frozen":
+        raise SettingsError(
+            f"a private model must have no running statistics that travel, got {min(found)!r}; set training.norm "
+            "to group or layer, or training.norm_travels to fedbn",
+            key="training.norm",
+        )
 
 
 def _parameters(training: Training, task: Task | None) -> frozenset[str]:
@@ -82,6 +106,8 @@ def check_together(aggregation: Aggregation, training: Training, wire: Wire, rou
     """
     if torch_is_here():
         _optimizer(aggregation.optimizer)
+    if aggregation.privacy.is_on:
+        _check_private(training, rounds)
     if aggregation.rule == "fednova":
         check_reach_known(training, by="aggregation.rule fednova")
     if not training.control_variates:
@@ -96,6 +122,29 @@ def check_together(aggregation: Aggregation, training: Training, wire: Wire, rou
         raise ValueError(
             f"control variates are means over clients of what they sent, got {', '.join(wrong)}; set aggregation.rule "
             "to mean, aggregation.weights to equal, wire.compression to none and rounds.late.policy to drop"
+        )
+
+
+def _check_private(training: Training, rounds: Rounds) -> None:
+    """Refuse what would let a client's rows decide more than its clipped change.
+
+    Raises:
+        ValueError: something does.
+    """
+    found = {
+        "training.control_variates": training.control_variates,
+        'rounds.count "forever"': rounds.is_endless,
+        f"rounds.late.policy {rounds.late.policy}": rounds.late.is_counted,
+        f"rounds.closing.rows {rounds.closing.rows:g}": math.isfinite(rounds.closing.rows),
+        "rounds.closing.drift": rounds.closing.drift,
+        f"rounds.guard.norm_medians {rounds.guard.norm_medians:g}": math.isfinite(rounds.guard.norm_medians),
+        f"rounds.over_sampling {rounds.over_sampling:g}": rounds.over_sampling > 0,
+        "rounds.stopping.metric train_loss": rounds.stopping.is_on and rounds.stopping.metric == "train_loss",
+    }
+    if wrong := [name for name, is_wrong in found.items() if is_wrong]:
+        raise ValueError(
+            f"a private round must depend on a client's rows through its clipped change alone, got {', '.join(wrong)}; "
+            "leave it out, or aggregation.privacy"
         )
 
 

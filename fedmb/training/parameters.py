@@ -82,6 +82,16 @@ def parameter_names(task: Task, *, build: BuildModel | None = None) -> frozenset
     return frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
 
 
+def statistics_names(task: Task, *, build: BuildModel | None = None) -> frozenset[str]:
+    """`state_dict` names of floating buffers, such as running statistics."""
+    with torch.random.fork_rng(devices=[]):
+        model = build(task) if build else task.build_model()
+    trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return frozenset(
+        name for name, value in model.state_dict().items() if value.is_floating_point() and name not in trained
+    )
+
+
 def check_finite(arrays: Arrays, *, client: str) -> None:
     """Refuse to let a broken model leave its client.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 
 import numpy as np
 import torch
@@ -10,8 +11,11 @@ from torch import nn
 
 from fedmb.aggregation.control_variates import ControlVariates
 from fedmb.aggregation.directions import Adagrad, Adam, Momentum, Yogi
+from fedmb.aggregation.privacy import Privacy, PrivateMean
+from fedmb.aggregation.privacy_account import PrivacyAccount
 from fedmb.aggregation.server_optimizer import Stepping
 from fedmb.aggregation.stack import Stack
+from fedmb.federation.private import Private
 from fedmb.federation.strategy import MiniBatchFedAvg
 from fedmb.training.control_variate import Correction
 from fedmb.training.torch_server_optimizer import TorchServerOptimizer
@@ -74,6 +78,29 @@ def drive_correction(correction, step):
     return [parameter.grad.clone() for parameter in correction._parameters]
 
 
+PRIVACY = Privacy(clip_norm=2.0, clients=20, noise_multiplier=0.7, quantile=0.4, randomness="seeded")
+
+
+def fresh_mean():
+    return PrivateMean(2.0, noise_multiplier=0.7, clients=20, noise=np.ones, quantile=0.4)
+
+
+def drive_mean(mean, step):
+    stack = stack_of(step, Stack())
+    return mean.combine(stack, model(step, 98))
+
+
+def drive_account(account, step):
+    account.count()
+    return account.releases
+
+
+def drive_private(private, step):
+    private.picked(step, 3)
+    private.account.count()
+    return drive_mean(private.mean, step)
+
+
 def seen(thing):
     return dict(thing.state_dict())
 
@@ -105,3 +132,9 @@ WORLDS |= {
         seen,
     ),
 }
+WORLDS |= {
+    "private-mean": (fresh_mean, drive_mean, seen),
+    "privacy-account": (lambda: PrivacyAccount(noise_multiplier=0.7, rate=0.5, delta=1e-5), drive_account, seen),
+}
+if importlib.util.find_spec("dp_accounting"):
+    WORLDS["private"] = (lambda: Private(PRIVACY, seed=3), drive_private, seen)
