@@ -23,7 +23,8 @@ from fedmb import Training
 from fedmb.errors import NotEnoughData
 from fedmb.federation import checkpoint
 from fedmb.federation.checkpoint import ServerState
-from fedmb.federation.deployed_client import ClientSettings, trainer_for
+from fedmb.federation.client_settings import ClientSettings
+from fedmb.federation.deployed_client import trainer_for
 from fedmb.training.device import computing
 from fedmb.training.parameters import initial_arrays
 

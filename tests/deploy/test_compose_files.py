@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from fedmb.cli.application import application
-from fedmb.federation.deployed_client import ClientSettings
+from fedmb.federation.client_settings import ClientSettings
 from fedmb.federation.deployed_server import ServerSettings
 from fedmb.federation.stream_feed import StreamFeed
 from fedmb.federation.stream_run import StreamRun
