@@ -37,7 +37,7 @@ from fedmb.telemetry.sinks import JsonLines
 
 GUIDES = Path(__file__).resolve().parents[1] / "docs" / "guide"
 PAGES = (
-    *("forever.md", "training.md", "gradient.md", "norm-layers.md", "streams.md", "online.md", "rounds.md"),
+    *("forever.md", "training.md", "gradient.md", "norm-layers.md", "streams.md", "online.md"),
     *(
         "watching.md",
         "reproducing.md",

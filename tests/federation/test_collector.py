@@ -237,7 +237,7 @@ class Shuffled(SlowGrid):
     [
         {},
         {"late": {"policy": "discount"}},
-        {"late": {"policy": "discount", "buffer": 2}, "quorum": 2},
+        {"late": {"policy": "discount", "buffer": 2}, "quorum": 2, "deadline_seconds": 60},  # nobody is lost
         {"quorum": 3, "closing": {"seconds": 0.2, "grace_seconds": 0.1}},
     ],
     ids=["plain", "discount", "buffer", "quorum"],
