@@ -37,7 +37,7 @@ port = 0
 
 [tables.NAME]
 capacity = 20000
-sampler = {{ kind = "prioritized", alpha = 0.3, beta = 0.4 }}
+sampler = {{ kind = "prioritized", alpha = 0.2, beta = 0.6 }}
 limiter = {{ samples_per_insert = 32.0, min_size = 1000, error_buffer = 8000.0 }}
 reader = {{ kind = "n_step", length = {NUM_STEPS}, discount = {DISCOUNT}, num_streams = {ENVIRONMENTS} }}
 
@@ -74,7 +74,9 @@ class Program:
 
     def __init__(self, place: Path, name: str, *command: str) -> None:
         self.log_file = place / f"{name}.log"
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.getenv("PYTHONPATH")]))}
+        paths = os.pathsep.join(filter(None, [str(HERE), os.getenv("PYTHONPATH")]))
+        # More threads of NumPy's products than cores wait for each other: several programs share this machine.
+        environment = {"OPENBLAS_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": paths}
         self._log = self.log_file.open("wb")
         self._child = Child([sys.executable, *command], environment=environment, output=self._log)
 
