@@ -8,7 +8,7 @@ from flwr.app import MetricRecord, RecordDict
 
 from fedmb.arrays.flat import FlatArrays
 from fedmb.federation.model_record import averaged_record
-from fedmb.federation.wire import ARRAYS, METRICS
+from fedmb.federation.record_names import ARRAYS, METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

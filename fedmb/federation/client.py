@@ -10,8 +10,9 @@ from flwr.clientapp import ClientApp
 
 from fedmb.errors import FedmbError
 from fedmb.federation.initial_model import Beginning, answer_to
+from fedmb.federation.record_names import FAILED
 from fedmb.federation.residual import Residual
-from fedmb.federation.wire import FAILED, Instruction, read_instruction, update_to_record
+from fedmb.federation.wire import Instruction, read_instruction, update_to_record
 from fedmb.training.task_digest import check_task, task_digest
 
 if TYPE_CHECKING:

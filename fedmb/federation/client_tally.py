@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from fedmb.federation.wire import BASE_VERSION, METRICS, UPDATE, WEIGHT
+from fedmb.federation.record_names import BASE_VERSION, METRICS, UPDATE, WEIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

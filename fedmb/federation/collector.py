@@ -19,20 +19,10 @@ from fedmb.federation.guard import Rejected, Standing, guard
 from fedmb.federation.late import RecentVersions, rebased
 from fedmb.federation.model_record import flat_to_record
 from fedmb.federation.ownership import of_groups, owners_in
+from fedmb.federation.record_names import ARRAYS, CONFIG, LAYOUT, LEDGER, POSITIONS, TERMS, WIRE
 from fedmb.federation.senders import Senders
 from fedmb.federation.strategy import Receiving
-from fedmb.federation.wire import (
-    ARRAYS,
-    CONFIG,
-    LAYOUT,
-    LEDGER,
-    POSITIONS,
-    TERMS,
-    WIRE,
-    bytes_in,
-    ledger_text,
-    positions_text,
-)
+from fedmb.federation.wire import bytes_in, ledger_text, positions_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

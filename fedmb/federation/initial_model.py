@@ -26,7 +26,7 @@ from fedmb.federation.cohort import reasons_in
 from fedmb.federation.exchange import Exchange
 from fedmb.federation.model_record import flat_from_record, flat_to_record
 from fedmb.federation.record_fields import check_version, refusing, text_in, whole_in
-from fedmb.federation.wire import ARRAYS, CONFIG, FAILED, LAYOUT, SEED, TRAINING, UPDATE, VERSION
+from fedmb.federation.record_names import ARRAYS, CONFIG, FAILED, LAYOUT, SEED, TRAINING, UPDATE, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

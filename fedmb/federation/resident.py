@@ -29,8 +29,8 @@ from fedmb.errors import AccessDenied, DecodeError
 from fedmb.federation.client import learnt, outcome_of
 from fedmb.federation.deployed_client import held_back, trainer_for
 from fedmb.federation.record_bytes import from_bytes, to_bytes
+from fedmb.federation.record_names import FAILED
 from fedmb.federation.trainer_line import LINE_VERSION, Line, Say
-from fedmb.federation.wire import FAILED
 from fedmb.replay.wire_format import json_of
 from fedmb.training.device import computing
 

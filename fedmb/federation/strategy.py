@@ -16,7 +16,8 @@ from fedmb.aggregation.stack import MEMORY_BYTES, Stack
 from fedmb.errors import NotEnoughData, SettingsError, ShapeError, StaleUpdate
 from fedmb.federation.control_record import add_control
 from fedmb.federation.model_record import arrays_from_record, arrays_to_record
-from fedmb.federation.wire import ARRAYS, CONFIG, METRICS, node_of, sender, weight_of
+from fedmb.federation.record_names import ARRAYS, CONFIG, METRICS
+from fedmb.federation.wire import node_of, sender, weight_of
 from fedmb.seeding import generator
 from fedmb.training.reach import REACH
 

@@ -33,6 +33,24 @@ from fedmb.federation.model_record import (
     flat_from_record,
 )
 from fedmb.federation.record_fields import check_version, number_in, refusing, text_in, whole_in
+from fedmb.federation.record_names import (
+    ARRAYS,
+    BASE_VERSION,
+    CONFIG,
+    FORM,
+    LAYOUT,
+    LEDGER,
+    METRICS,
+    POSITIONS,
+    SEED,
+    TASK,
+    TERMS,
+    TRAINING,
+    UPDATE,
+    VERSION,
+    WEIGHT,
+    WIRE,
+)
 from fedmb.federation.reply_record import NONE, arrays_of_reply, reply_record
 from fedmb.federation.residual import Residual
 from fedmb.ledger import Ledger, spans_from_json, spans_to_json
@@ -45,21 +63,6 @@ if TYPE_CHECKING:
     from flwr.app.typing import ConfigRecordValues
 
     from fedmb.aggregation.control_variates import Variate
-
-ARRAYS, CONFIG, METRICS, UPDATE = "arrays", "config", "metrics", "update"
-WEIGHT = "num-examples"
-POSITIONS = "fedmb-positions"
-VERSION = "fedmb-version"
-BASE_VERSION = "fedmb-base-version"
-SEED = "fedmb-seed"
-TRAINING = "fedmb-training"
-LEDGER = "fedmb-ledger"
-TERMS = "fedmb-terms"
-TASK = "fedmb-task"
-LAYOUT = "fedmb-layout"
-WIRE = "fedmb-wire"
-FORM = "fedmb-form"
-FAILED = 100  # first error code that Flower leaves to applications
 
 
 class Carrying(Protocol):

@@ -6,7 +6,7 @@ import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedmb.federation.client_tally import FILE, ClientTally, tallied
-from fedmb.federation.wire import BASE_VERSION, METRICS, UPDATE, WEIGHT
+from fedmb.federation.record_names import BASE_VERSION, METRICS, UPDATE, WEIGHT
 
 
 class Reply:

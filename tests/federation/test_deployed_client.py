@@ -7,7 +7,8 @@ from fedmb.errors import SettingsError
 from fedmb.federation.client_settings import ClientSettings
 from fedmb.federation.deployed_client import train, trainer_for
 from fedmb.federation.model_record import arrays_to_record
-from fedmb.federation.wire import ARRAYS, CONFIG, read_instruction, train_config
+from fedmb.federation.record_names import ARRAYS, CONFIG
+from fedmb.federation.wire import read_instruction, train_config
 from fedmb.launch import bundle
 from fedmb.replay.ring import Ring
 from fedmb.settings import load

@@ -14,9 +14,10 @@ from fedmb.federation.client import FAILED, outcome_of
 from fedmb.federation.client_settings import ClientSettings
 from fedmb.federation.deployed_client import train
 from fedmb.federation.record_bytes import from_bytes, to_bytes
+from fedmb.federation.record_names import ARRAYS, CONFIG, METRICS, UPDATE
 from fedmb.federation.resident import Handed, KeptTraining, Resident
 from fedmb.federation.trainer_line import LINE_VERSION, Say, called, listening
-from fedmb.federation.wire import ARRAYS, CONFIG, METRICS, UPDATE, arrays_to_record, train_config
+from fedmb.federation.wire import arrays_to_record, train_config
 from fedmb.replay.ring import Ring
 from fedmb.replay.wire_format import json_of
 from fedmb.training.parameters import initial_arrays

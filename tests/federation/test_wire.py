@@ -11,15 +11,8 @@ from fedmb.aggregation.compress import Wire
 from fedmb.arrays.flat import FlatArrays
 from fedmb.errors import FedmbError, ShapeError, VersionMismatch
 from fedmb.federation.model_record import arrays_from_record, arrays_to_record, flat_to_record
-from fedmb.federation.wire import (
-    CONFIG,
-    UPDATE,
-    bytes_in,
-    read_instruction,
-    read_update,
-    train_config,
-    update_to_record,
-)
+from fedmb.federation.record_names import CONFIG, UPDATE
+from fedmb.federation.wire import bytes_in, read_instruction, read_update, train_config, update_to_record
 from fedmb.ledger import Ledger, Position, Span, StreamPartition
 from fedmb.simulation.grid import InProcessGrid
 from fedmb.update import Update

@@ -1,0 +1,16 @@
+"""Names of records and of their fields in messages; `fedmb.federation.wire` says what lies under them."""
+
+ARRAYS, CONFIG, METRICS, UPDATE = "arrays", "config", "metrics", "update"
+WEIGHT = "num-examples"
+POSITIONS = "fedmb-positions"
+VERSION = "fedmb-version"
+BASE_VERSION = "fedmb-base-version"
+SEED = "fedmb-seed"
+TRAINING = "fedmb-training"
+LEDGER = "fedmb-ledger"
+TERMS = "fedmb-terms"
+TASK = "fedmb-task"
+LAYOUT = "fedmb-layout"
+WIRE = "fedmb-wire"
+FORM = "fedmb-form"
+FAILED = 100  # first error code that Flower leaves to applications
