@@ -13,6 +13,8 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENT = ("--set", "rounds.deadline_medians=inf")
+"""Rounds that wait for who starts again, however busy the machine is; the bits of a run depend on who took part."""
 # Told to this suite, and no settings of a program, which refuses what it does not know.
 OF_THE_SUITE = (
     "KAFKA",

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
-from programs import Program, asked, certificates, command_line, figures_at, slowness, until
+from programs import PATIENT, Program, asked, certificates, command_line, figures_at, slowness, until
 
 from fedmb.exit_codes import ExitCode
 from fedmb.federation import checkpoint
@@ -50,7 +50,7 @@ def federation(place):
     with Program(place, "feed", "stream", "feed", url, "--records", RECORDS, "--rows-per-second", "inf") as feed:
         found.feed = (feed.ended(), feed.output)
     train = ["--set", f"training.steps={STEPS}", "--set", f"training.sizing.size={BATCH}"]
-    options = ["--seed", SEED, "--rounds", 2, "--min-clients", 2, "--run-dir", "run", "--port", 0, *train]
+    options = ["--seed", SEED, "--rounds", 2, "--min-clients", 2, "--run-dir", "run", "--port", 0, *train, *PATIENT]
     with Program(place, "server", "server", *options) as server:
         address = server.logged("server listening address=").split()[0]
         ward = ["--server", address, "--name", "ward", "--source", PRIVATE]

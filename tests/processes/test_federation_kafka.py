@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
-from programs import ROOT, Program, command_line, until
+from programs import PATIENT, ROOT, Program, command_line, until
 
 from fedmb.cli import main
 from fedmb.exit_codes import ExitCode
@@ -80,7 +80,7 @@ def federation(kafka, place):
         def start(name, *arguments):
             return running.enter_context(Program(place, name, *arguments))
 
-        server = start("server", *on_the_page("server"), "--rounds", 1, "--min-clients", 2, "--port", 0)
+        server = start("server", *on_the_page("server"), "--rounds", 1, "--min-clients", 2, "--port", 0, *PATIENT)
         feeds = [start(f"feed-{number}", *feeding(found.url, number)) for number in range(2)]
         found.codes = [feed.ended() for feed in feeds]
         found.poured = place / "rows.ring"

@@ -82,7 +82,12 @@ class Federation:
 
     def start_server(self):
         """The same words each time: the first begins the run, the others go on with it."""
-        settings = ("rounds.min_clients=2", f"rounds.deadline_seconds={DEADLINE}", f"training.steps={STEPS}")
+        settings = (
+            "rounds.min_clients=2",
+            f"rounds.deadline_seconds={DEADLINE}",
+            "rounds.deadline_medians=inf",
+            f"training.steps={STEPS}",
+        )
         told = [part for one in (*settings, f"training.sizing.size={BATCH}") for part in ("--set", one)]
         options = ["--app", "app", "--port", self.port, "--seed", SEED, "--rounds", ROUNDS, "--resume", "latest"]
         self.server = self.program("server", "server", *options, *told, "--set", "checkpoints.keep_hours=inf")

@@ -12,7 +12,7 @@ import signal
 from urllib.parse import quote
 
 import pytest
-from programs import Program, until
+from programs import PATIENT, Program, until
 
 from fedmb.exit_codes import ExitCode
 from fedmb.federation import checkpoint
@@ -159,7 +159,7 @@ def test_a_deployed_server_waits_for_news_and_closes_its_round_on_sigterm(tmp_pa
     url = f"file://{quote(str(tmp_path / 'log'))}?topic=rows"
     feed = ["stream", "feed", url, "--rows-per-second", "inf"]
     train = ["--set", "training.steps=4", "--set", "training.sizing.size=16"]
-    options = ["--rounds", "forever", "--min-clients", 1, "--run-dir", "run", "--port", 0, *train]
+    options = ["--rounds", "forever", "--min-clients", 1, "--run-dir", "run", "--port", 0, *train, *PATIENT]
     with Program(tmp_path, "feed", *feed, "--records", 8) as one:
         assert one.ended() == ExitCode.OK
     with Program(tmp_path, "server", "server", *options) as server:

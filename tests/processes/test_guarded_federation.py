@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from doors import make_keys, post, resident_bytes
-from programs import Program
+from programs import PATIENT, Program
 from test_intruders import headers
 
 from fedmb.access.door import PULL, PUSH
@@ -56,7 +56,7 @@ def federation(place):
     keys = make_keys(place / "keys", nodes=("ward", "meter"))
     authority = keys / "authority.crt"
     pair = ["--ssl-certfile", keys / "server.crt", "--ssl-keyfile", keys / "server.key", "--ssl-ca-certfile", authority]
-    run = ["--seed", SEED, "--rounds", 3, "--min-clients", 2, "--run-dir", "run", "--set", "training.steps=4"]
+    run = ["--seed", SEED, "--rounds", 3, "--min-clients", 2, "--run-dir", "run", "--set", "training.steps=4", *PATIENT]
     found = SimpleNamespace()
     with Program(place, "server", "server", *run, "--port", 0, *pair, "--node-keys", keys / "nodes") as server:
         address = server.logged("server listening address=").split()[0]

@@ -12,7 +12,7 @@ import late_counting
 import numpy as np
 import pytest
 from late_counting import ANSWERED, ASKED, ROUNDS, answered_numbers
-from programs import Program, until
+from programs import PATIENT, Program, until
 
 from fedmb.exit_codes import ExitCode
 from fedmb.federation import checkpoint
@@ -100,7 +100,19 @@ def test_a_users_client_learns_from_two_topics_and_the_servers_metrics_say_what_
             for start in range(0, 640, 64):
                 part = {name: array[start : start + 64] for name, array in columns.items()}
                 writer.append(codec.encode(part), codec_headers(codec))
-    options = ["--rounds", 2, "--min-clients", 1, "--run-dir", "run", "--port", 0, "--set", "training.steps=5"]
+    options = [
+        "--rounds",
+        2,
+        "--min-clients",
+        1,
+        "--run-dir",
+        "run",
+        "--port",
+        0,
+        "--set",
+        "training.steps=5",
+        *PATIENT,
+    ]
     with Program(tmp_path, "server", "server", *options) as server:
         address = server.logged("server listening address=").split()[0]
         labels = [f"labels.source={answered}", "labels.key=id", "labels.horizon_rows=2000"]

@@ -5,7 +5,7 @@ import signal
 from types import SimpleNamespace
 
 import pytest
-from programs import ROOT, Program
+from programs import PATIENT, ROOT, Program
 
 from fedmb.exit_codes import ExitCode
 from fedmb.federation import checkpoint
@@ -29,7 +29,7 @@ class Torchless(Program):
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory):
     place = tmp_path_factory.mktemp("torchless")
-    options = ["--seed", SEED, "--rounds", 2, "--min-clients", 2, "--run-dir", "run", "--port", 0, *TRAIN]
+    options = ["--seed", SEED, "--rounds", 2, "--min-clients", 2, "--run-dir", "run", "--port", 0, *TRAIN, *PATIENT]
     with Torchless(place, "server", "server", *options) as server:
         address = server.logged("server listening address=").split()[0]
         told = [["--server", address, "--name", name, "--source", "table:task"] for name in CLIENTS]

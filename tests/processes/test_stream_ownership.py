@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 import numpy as np
 from counting import BATCH, RATE, STEPS, Counting
 from poured_stream import PouredStream
-from programs import ROOT, Program, until
+from programs import PATIENT, ROOT, Program, until
 
 from fedmb.batch.table import TableSource
 from fedmb.errors import AlreadyOwned
@@ -147,7 +147,7 @@ def test_of_two_clients_on_a_brokers_partition_one_learns_and_the_other_hears_wh
     with feed(tmp_path, url) as one:
         assert one.ended() == ExitCode.OK
     log, train = open_log(url), ["--set", "training.steps=5"]
-    options = ["--rounds", 2, "--min-clients", 2, "--run-dir", "run", "--port", 0, *train]
+    options = ["--rounds", 2, "--min-clients", 2, "--run-dir", "run", "--port", 0, *train, *PATIENT]
     with Program(tmp_path, "server", "server", *options) as server:
         address = server.logged("server listening address=").split()[0]
         told = ["--server", address, "--source", url]
