@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 from doors import free_port
 from pause_points import POINTS
-from programs import ROOT, Program, command_line, figures_at, until
+from programs import PATIENT, ROOT, Program, command_line, figures_at, until
 
 from fedmb.errors import NotEnoughData
 from fedmb.exit_codes import ExitCode
@@ -82,15 +82,10 @@ class Federation:
 
     def start_server(self):
         """The same words each time: the first begins the run, the others go on with it."""
-        settings = (
-            "rounds.min_clients=2",
-            f"rounds.deadline_seconds={DEADLINE}",
-            "rounds.deadline_medians=inf",
-            f"training.steps={STEPS}",
-        )
+        settings = ("rounds.min_clients=2", f"rounds.deadline_seconds={DEADLINE}", f"training.steps={STEPS}")
         told = [part for one in (*settings, f"training.sizing.size={BATCH}") for part in ("--set", one)]
         options = ["--app", "app", "--port", self.port, "--seed", SEED, "--rounds", ROUNDS, "--resume", "latest"]
-        self.server = self.program("server", "server", *options, *told, "--set", "checkpoints.keep_hours=inf")
+        self.server = self.program("server", "server", *options, *told, *PATIENT, "--set", "checkpoints.keep_hours=inf")
 
     def client(self, name):
         source = PRIVATE if name == "ward" else self.url
