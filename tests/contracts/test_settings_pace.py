@@ -7,8 +7,8 @@ from small_regression import Curve
 
 from fedmb.batch.table import TableSource
 from fedmb.sizing.stats import Stats
+from fedmb.telemetry import energy
 from fedmb.telemetry.energy import Energy
-from fedmb.training import recipe
 from fedmb.training.recipe import Training
 from fedmb.training.stretch import Budget
 
@@ -97,7 +97,7 @@ def test_instead_of_decay_moves_the_size_and_not_the_rate():
 )
 def test_a_measured_size_moves(monkeypatch, sizing, size):
     """Noise 50 (trace 800), loss 2, a step of 100 + B milliseconds and 1 + B / 20 joules."""
-    monkeypatch.setattr(recipe, "available_meter", lambda watts: Spent())
+    monkeypatch.setattr(energy, "available_meter", lambda watts: Spent())
     trainer = built(sizing={"max_size": 512, "growth": 4.0, **sizing}, watts=40)
     trainer.stats.observe_groups([8, 8], [116.0, 116.0], 66.0)
     for rows in (16, 64):
