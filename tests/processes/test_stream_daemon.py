@@ -171,10 +171,15 @@ def test_with_a_schema_file_it_needs_no_torch(stream):
     stream.fill(3)
     with stream.daemon() as running:
         without = has_torch(running)
-    with Program(stream.place, "task", "stream", "run", stream.url, "--ring", stream.place / "other.ring") as running:
+    (stream.place / "torch_task.py").write_text("import torch\nfrom fedmb.tasks.digits import Digits\n")
+    told = ["stream", "run", stream.url, "--ring"]
+    with Program(stream.place, "digits", *told, stream.place / "digits.ring") as running:
+        with_digits = has_torch(running)
+    with Program(stream.place, "task", *told, stream.place / "task.ring", "--task", "torch_task:Digits") as running:
         with_task = has_torch(running)
 
     assert (without, with_task) == (False, True)
+    assert not with_digits, "its rows are known without torch"
 
 
 def test_a_disk_that_takes_no_more_dead_letters_ends_it_and_costs_nothing(stream):

@@ -135,8 +135,12 @@ def test_of_two_clients_with_one_name_one_counts_in_each_round_and_the_other_is_
     run.close()
 
     said = [record.getMessage() for record in caplog.records if "a client counts once" in record.getMessage()]
-    assert said[0].startswith("update rejected round=1 ")
-    assert "'a' is in already; give every client a name of its own" in said[0]
+    assert [line.partition(" reason=")[0] for line in said] == [
+        f"update rejected round={number} client=node 3" for number in (1, 2)
+    ]
+    assert all(
+        "'a' answers from node 2, got it from node 3 too; give every client a name of its own" in line for line in said
+    )
     assert state.arrays["learnt"].sum() == 2 * rows
 
 
