@@ -20,11 +20,7 @@ def of_groups(ledger: Ledger, position: object) -> Ledger:
 
 def owner_of(partition: StreamPartition, positions: Mapping[str, Mapping[str, Any]], *, other_than: str) -> str | None:
     """The client in whose position a partition stands, unless a consumer group put it there; None for no other."""
-    for client, position in sorted(positions.items()):
-        is_dealt = f"{partition.log}/{partition.topic}" in groups_within(position)
-        if client != other_than and not is_dealt and str(partition) in partitions_within(position.get("source")):
-            return client
-    return None
+    return owners_in({client: one for client, one in positions.items() if client != other_than}).get(str(partition))
 
 
 def owners_in(positions: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
