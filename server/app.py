@@ -43,13 +43,7 @@ def main(grid: Grid, context: Context) -> None:
             open_parts.enter_context(computing(threads=settings.threads, repeatable=True))
             task = load_task(settings.task)
         strategy = strategy_from(
-            settings.aggregation,
-            settings.training,
-            task,
-            fraction_train=settings.rounds.fraction_train,
-            over_sampling=settings.rounds.over_sampling,
-            seed=settings.seed,
-            directory=run.state,
+            settings.aggregation, settings.training, settings.rounds, task, seed=settings.seed, directory=run.state
         )
         server = Server(
             task,

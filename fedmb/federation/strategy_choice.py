@@ -28,10 +28,9 @@ if TYPE_CHECKING:
 def strategy_from(
     aggregation: Aggregation,
     training: Training,
+    rounds: Rounds,
     task: Task | None,
     *,
-    fraction_train: float,
-    over_sampling: float = 0.0,
     seed: int,
     directory: Path,
 ) -> MiniBatchFedAvg:
@@ -40,9 +39,8 @@ def strategy_from(
     Args:
         aggregation: how updates become a model.
         training: how the clients make them.
+        rounds: how many of the connected nodes are asked.
         task: what they learn; its model says which arrays are parameters. None where there is no torch.
-        fraction_train: share of the connected nodes that train in a round.
-        over_sampling: share of more nodes that are asked.
         seed: of the run.
         directory: where updates lie that overflow memory.
 
@@ -54,15 +52,15 @@ def strategy_from(
     private = None
     if aggregation.privacy.is_on:
         check_no_statistics(training, task)
-        private = Private(aggregation.privacy, rate=fraction_train, seed=seed, parameters=parameters)
+        private = Private(aggregation.privacy, rate=rounds.fraction_train, seed=seed, parameters=parameters)
     return MiniBatchFedAvg(
         aggregation.chosen_rule(parameters),
         optimizer=_optimizer(aggregation.optimizer, parameters),
         control=ControlVariates(parameters) if training.control_variates else None,
         equal_weights=aggregation.weights == "equal",
         private=private,
-        fraction_train=fraction_train,
-        over_sampling=over_sampling,
+        fraction_train=rounds.fraction_train,
+        over_sampling=rounds.over_sampling,
         seed=seed,
         memory_bytes=aggregation.memory_bytes,
         directory=directory,

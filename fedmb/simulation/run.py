@@ -68,13 +68,7 @@ def _simulated(
     stop: Event | None,
 ) -> ServerState:
     strategy = strategy_from(
-        settings.aggregation,
-        settings.training,
-        task,
-        fraction_train=settings.rounds.fraction_train,
-        over_sampling=settings.rounds.over_sampling,
-        seed=settings.seed,
-        directory=run.state,
+        settings.aggregation, settings.training, settings.rounds, task, seed=settings.seed, directory=run.state
     )
     server = Server(
         task,

@@ -73,9 +73,7 @@ class Federation:
         self.strategy = None
 
     def fresh_strategy(self):
-        return strategy_from(
-            self.aggregation, self.training, Parabola(), fraction_train=1.0, seed=self.seed, directory=self.path
-        )
+        return strategy_from(self.aggregation, self.training, Rounds(), Parabola(), seed=self.seed, directory=self.path)
 
     def run(self, count):
         """So many rounds more, by a server that was just started; where the model is then."""
