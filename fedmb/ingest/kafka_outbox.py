@@ -146,7 +146,7 @@ class _KafkaPythonOutbox:
 class _ConfluentOutbox:
     def __init__(self, partition: StreamPartition, connection: KafkaConnection, message_bytes: int) -> None:
         try:
-            from confluent_kafka import KafkaException, Producer
+            from confluent_kafka import KafkaError, KafkaException, Producer
         except ImportError as error:
             raise SettingsError(
                 f"driver=confluent must be installed, got {error}; pip install 'fedmb[fast]', or leave driver out",
@@ -155,6 +155,7 @@ class _ConfluentOutbox:
         self._topic, self._number = partition.topic, partition.partition
         self._found: list[Delivery] = []
         self._refused: list[Delivery] = []
+        self._purged = KafkaError._PURGE_QUEUE  # noqa: SLF001  # how the library spells errors of its own
         self._exception: type[Exception] = KafkaException  # an import for each record would cost as much as sending it
         try:
             self._producer: Any = Producer(  # untyped library
@@ -212,5 +213,7 @@ class _ConfluentOutbox:
     def _settled(self, error: Any, message: Any) -> None:  # objects of an untyped library
         if error is None:
             self._found.append(Delivery(message.offset(), None, 0))
+        elif error.code() == self._purged:  # behind a record that failed, which may be told after it
+            self._refused.append(Delivery(-1, RuntimeError(error.str()), error.code()))
         else:
             self._found.append(Delivery(-1, RuntimeError(error.str()), error.code()))
