@@ -73,6 +73,8 @@ class ServerState:
     """Rows that trained this version, by client and origin, since the first round."""
     strategy: Arrays = field(default_factory=dict)
     """What the strategy remembers from round to round, such as a momentum."""
+    parameters: tuple[str, ...] = ()
+    """Names of the arrays that are trained, sorted, where the server steps them; empty where it need not know."""
     seed: int = 0
     """Seed of the run; every random draw is keyed by it, so there is no other generator state."""
 
@@ -91,6 +93,7 @@ def to_bytes(state: ServerState) -> bytes:
         "learnt": state.learnt,
         # safetensors sorts; strategies that keep lists count on one order of the model's arrays, before and after.
         "names": list(state.arrays),
+        **({"parameters": list(state.parameters)} if state.parameters else {}),
     }
     remembered = {_STRATEGY + name: array for name, array in state.strategy.items()}
     return tensor_bytes.to_bytes({**state.arrays, **remembered}, {"fedmb": json.dumps(about, sort_keys=True)})
@@ -128,6 +131,7 @@ def _state(header: bytes, arrays: Arrays) -> ServerState:
         silence=about.get("silence", {}),  # files of the first fedmb 0.1.0 lack this, the next and the names
         norms=tuple(about.get("norms", ())),
         learnt=about.get("learnt", {}),
+        parameters=tuple(about.get("parameters", ())),
         seed=about["seed"],
     )
 

@@ -9,18 +9,18 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedmb.errors import FedmbError
-from fedmb.federation.initial_model import Beginning, answer_to
+from fedmb.federation.initial_model import Beginning, Begun, answer_to
 from fedmb.federation.record_names import FAILED
 from fedmb.federation.residual import Residual
 from fedmb.federation.wire import Instruction, read_instruction, update_to_record
-from fedmb.training.task_digest import check_task, task_digest
+from fedmb.training.task_digest import check_parameters, check_task, task_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fedmb.federation.wire import Carrying
     from fedmb.training.local_update import LocalUpdate
-    from fedmb.update import Arrays, Update
+    from fedmb.update import Update
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,12 @@ def learnt(trainer: LocalUpdate, instruction: Instruction) -> Update:
     """What `trainer` learns when it follows an instruction.
 
     Raises:
-        VersionMismatch: the server runs another task.
+        VersionMismatch: the server runs another task, or steps other arrays than the model trains.
         FedmbError: as `LocalUpdate.run`.
     """
     if (task := getattr(trainer, "task", None)) is not None:  # what stands in for a trainer in a simulation has none
         check_task(instruction.task, task_digest(task))
+        check_parameters(instruction.parameters, trainer.trained)
     position = instruction.positions.get(trainer.client, {})
     control = {} if instruction.control is None else {"control": instruction.control}
     return trainer.run(
@@ -107,12 +108,12 @@ def client_app(
 
     @app.query()
     def begin(message: Message, context: Context) -> Message:
-        from fedmb.training.parameters import initial_arrays
+        from fedmb.training.parameters import first_model
 
         trainer = trainer_of(context)
 
-        def built(beginning: Beginning) -> Arrays:
-            return initial_arrays(trainer.task, beginning.seed, build=trainer.training.build_model)
+        def built(beginning: Beginning) -> Begun:
+            return Begun(*first_model(trainer.task, beginning.seed, build=trainer.training.build_model))
 
         return answer_to(message, built, client=trainer.client)
 

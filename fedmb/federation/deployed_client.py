@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from fedmb.errors import SettingsError
 from fedmb.federation.client import learnt
 from fedmb.federation.client_source import open_source
+from fedmb.federation.initial_model import Begun
 from fedmb.ingest.group_source import GroupSource
 from fedmb.replay.ring_source import RingSource
 from fedmb.replay.served_source import REPLAY
@@ -18,7 +19,7 @@ from fedmb.training.device import computing, training_device
 from fedmb.training.distributed import Ranks
 from fedmb.training.local_update import LocalUpdate
 from fedmb.training.named_object import check_code
-from fedmb.training.parameters import initial_arrays
+from fedmb.training.parameters import first_model
 from fedmb.training.recipe import Training
 from fedmb.training.task import load_task
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from fedmb.federation.initial_model import Beginning
     from fedmb.federation.wire import Instruction
     from fedmb.training.task import Task
-    from fedmb.update import Arrays, Update
+    from fedmb.update import Update
 
 
 log = logging.getLogger(__name__)
@@ -98,15 +99,15 @@ def trainer_for(
         raise
 
 
-def begun(settings: ClientSettings, beginning: Beginning) -> Arrays:
-    """The model that a run begins with, to the bit as a server with torch builds it.
+def begun(settings: ClientSettings, beginning: Beginning) -> Begun:
+    """The model that a run begins with, to the bit as a server with torch builds it, and what of it is trained.
 
     Raises:
         SettingsError: the task cannot be imported, or does not bear the server's way to train.
     """
     asked = beginning.training
     build = None if asked is None else _agreed(asked, settings.training).build_model
-    return initial_arrays(load_task(settings.task), beginning.seed, build=build)
+    return Begun(*first_model(load_task(settings.task), beginning.seed, build=build))
 
 
 def held_back(settings: ClientSettings, trainer: LocalUpdate) -> str | None:

@@ -1,7 +1,7 @@
 """The model that round 1 starts from, where the server has no torch to build one: its clients are asked for it.
 
 server -> client: a query with the run's seed and the way to train
-client -> server: the arrays that a server with torch would have begun with, to the bit
+client -> server: the arrays that a server with torch would have begun with, to the bit, and which of them are trained
 
 The initial model follows from task, settings and seed alone, so honest clients answer alike. Taken is what most of them
 answer, once no other answer can have as many: one client among several cannot choose where a run begins.
@@ -14,19 +14,20 @@ import json
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 
 from fedmb import __version__
 from fedmb.arrays.bfloat16 import is_finite
-from fedmb.arrays.flat import FlatArrays, Layout
+from fedmb.arrays.flat import Layout
 from fedmb.errors import FedmbError, NotEnoughData, ShapeError
 from fedmb.federation.cohort import reasons_in
 from fedmb.federation.exchange import Exchange
 from fedmb.federation.model_record import flat_from_record, flat_to_record
 from fedmb.federation.record_fields import check_version, refusing, text_in, whole_in
-from fedmb.federation.record_names import ARRAYS, CONFIG, FAILED, LAYOUT, SEED, TRAINING, UPDATE, VERSION
+from fedmb.federation.record_names import ARRAYS, CONFIG, FAILED, LAYOUT, PARAMETERS, SEED, TRAINING, UPDATE, VERSION
+from fedmb.training.task_digest import parameters_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -54,16 +55,25 @@ class Beginning:
     """The server's `[training]`, which may put other layers into the model; None leaves it to each client."""
 
 
+class Begun(NamedTuple):
+    """What a run begins with."""
+
+    arrays: Arrays
+    """The model."""
+    parameters: frozenset[str]
+    """Names of the arrays that are trained; the others are running statistics and counters."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     client: str
-    arrays: FlatArrays
+    begun: Begun
     digest: str
 
 
 def initial_model(
     grid: Grid, beginning: Beginning, *, deadline_seconds: float, stop: Event | None = None
-) -> FlatArrays | None:
+) -> Begun | None:
     """What the connected clients begin with; None when `stop` was set first.
 
     Args:
@@ -90,7 +100,7 @@ def initial_model(
     )
 
 
-def answer_to(message: Message, begin: Callable[[Beginning], Arrays], *, client: str) -> Message:
+def answer_to(message: Message, begin: Callable[[Beginning], Begun], *, client: str) -> Message:
     """A client's answer to the query; a failure becomes an error reply with its sentence.
 
     Args:
@@ -99,12 +109,13 @@ def answer_to(message: Message, begin: Callable[[Beginning], Arrays], *, client:
         client: name of the client.
     """
     try:
-        arrays = begin(_read(message))
+        arrays, parameters = begin(_read(message))
     except FedmbError as error:
         log.warning("no initial model client=%s reason=%s", client, error)
         return Message(Error(FAILED, f"client {client}: {error}"), reply_to=message)
     record, layout = flat_to_record(arrays)
-    about = ConfigRecord({VERSION: __version__, CLIENT: client, LAYOUT: layout.text})
+    trained = json.dumps(sorted(parameters))
+    about = ConfigRecord({VERSION: __version__, CLIENT: client, LAYOUT: layout.text, PARAMETERS: trained})
     log.info("initial model sent client=%s arrays=%d", client, len(arrays))
     return Message(RecordDict({ARRAYS: record, UPDATE: about}), reply_to=message)
 
@@ -161,15 +172,21 @@ def _answer(arrival: Arrival) -> _Answer:
         check_version(text_in(about, VERSION))
         arrays = flat_from_record(message.content.array_records[ARRAYS], Layout.from_text(text_in(about, LAYOUT)))
         client = text_in(about, CLIENT)
+        parameters = frozenset[str](json.loads(text_in(about, PARAMETERS)))
     if not arrays:
         raise ShapeError(f"an initial model must have arrays, client {client!r} sent none; look at its task")
     for name, array in arrays.items():
         if not is_finite(array):
             raise ShapeError(f"an initial model must be finite, {name!r} of client {client!r} is not; look at its task")
-    digest = hashlib.sha256(arrays.layout.text.encode())
+    if unknown := sorted(map(str, parameters - arrays.keys())):
+        raise ShapeError(
+            f"what is trained must be the model's arrays, client {client!r} names {unknown[0][:80]!r} too; look at its "
+            "task"
+        )
+    digest = hashlib.sha256(arrays.layout.text.encode() + parameters_digest(parameters).encode())
     for kind in sorted(arrays.buffers):
         digest.update(arrays.buffers[kind].tobytes())
-    return _Answer(client, arrays, digest.hexdigest())
+    return _Answer(client, Begun(arrays, parameters), digest.hexdigest())
 
 
 def _is_decided(found: list[_Answer], *, missing: int) -> bool:
@@ -178,7 +195,7 @@ def _is_decided(found: list[_Answer], *, missing: int) -> bool:
     return bool(counts) and counts[0] > (counts[1] if len(counts) > 1 else 0) + missing
 
 
-def _agreed(answers: list[_Answer]) -> FlatArrays:
+def _agreed(answers: list[_Answer]) -> Begun:
     """The model that most clients gave; of several, that of the first client by name."""
     votes = Counter(one.digest for one in answers)
     chosen = min(answers, key=lambda one: (-votes[one.digest], one.client))
@@ -189,4 +206,4 @@ def _agreed(answers: list[_Answer]) -> FlatArrays:
             chosen.client,
         )
     log.info("initial model taken clients=%d of=%d digest=%s", votes[chosen.digest], len(answers), chosen.digest[:16])
-    return chosen.arrays
+    return chosen.begun

@@ -266,6 +266,7 @@ class RoundLoop:
                 training=self.training,
                 ledger=state.ledger,
                 task=self.task,
+                parameters=state.parameters,
             ),
             self.grid,
         )

@@ -1,6 +1,6 @@
 """The server's half: a model, its rounds, its checkpoints and its telemetry.
 
-It averages without torch; with torch it also builds the model that a run begins with, and scores it.
+It aggregates without torch; with torch it also builds the model that a run begins with, and scores it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,16 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fedmb.arrays.bfloat16 import is_real
 from fedmb.errors import SettingsError
 from fedmb.federation import checkpoint
 from fedmb.federation.checkpoint import ServerState
+from fedmb.federation.combining import is_private
 from fedmb.federation.initial_model import Beginning, initial_model
+from fedmb.federation.model_record import check_names
 from fedmb.federation.rounds import RoundLoop, Rounds
+from fedmb.federation.strategy_choice import check_no_statistics
+from fedmb.federation.trained_arrays import are_stepped, known_to, tell
 from fedmb.training.task_digest import task_digest
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from fedmb.batch.minibatch import Columns
     from fedmb.federation.checkpoint import Checkpoints
     from fedmb.federation.closed_round import Watch
+    from fedmb.federation.initial_model import Begun
     from fedmb.telemetry.events import RoundReport, Sink
     from fedmb.telemetry.run_directory import RunDirectory
     from fedmb.training.recipe import Training
@@ -41,7 +47,8 @@ class Server:
 
     Args:
         task: what is learnt; the same class on server and clients. None where the server has no torch to build its
-            model: then the clients are asked for the one to begin with, which has the same bits.
+            model: then the clients are asked for the one to begin with, which has the same bits, and for what of it is
+            trained.
         rounds: how many rounds, and whom they wait for.
         strategy: any Flower strategy.
         run: the run directory, whose newest whole checkpoint is the start.
@@ -80,7 +87,8 @@ class Server:
                 f"a run keeps its seed, {run.path} was started with {found.seed}, got {seed}; use another run directory"
             )
         build = training.build_model if training else None
-        self.state = found or ServerState(version=0, arrays=_initial(task, seed, build), seed=seed)
+        state = found or ServerState(version=0, arrays=_initial(task, seed, build), seed=seed)
+        self.state = replace(state, parameters=tuple(sorted(known_to(strategy))) or state.parameters)
 
     def train(
         self, grid: Grid, *, sinks: Sequence[Sink] = (), watch: Watch | None = None, stop: Event | None = None
@@ -89,6 +97,7 @@ class Server:
 
         Raises:
             NotEnoughData: clients are missing or fail round after round, or none gives a model to begin with.
+            SettingsError: clients without torch beside them name running statistics that a private model may not have.
             OSError: a checkpoint cannot be written; the one before it is whole.
         """
 
@@ -113,14 +122,23 @@ class Server:
             memory=self.run_directory.state,
             task=task_digest(self.task) if self.task else "",
         )
-        if not self.state.arrays:
+        must_ask = self.task is None and are_stepped(self.strategy)
+        if not self.state.arrays or (must_ask and not self.state.parameters):
             loop.wait_for_nodes()
             asked = Beginning(self.state.seed, told)
             begun = initial_model(grid, asked, deadline_seconds=self.rounds.deadline_seconds, stop=stop)
             if begun is None:
                 return self.state
-            self.state = replace(self.state, arrays=begun)
+            self.state = _begun(self.state, begun, is_stepped=must_ask)
+        if must_ask:
+            tell(self.strategy, self.state.parameters)
+            self._check_private()
         return loop.run(self.state)
+
+    def _check_private(self) -> None:
+        if self.training is not None and is_private(self.strategy):
+            real = {name for name, array in self.state.arrays.items() if is_real(array.dtype)}
+            check_no_statistics(self.training, real.difference(self.state.parameters))
 
 
 def scorer(
@@ -147,6 +165,18 @@ def scorer(
         return evaluate(task, model, columns)
 
     return score
+
+
+def _begun(state: ServerState, begun: Begun, *, is_stepped: bool) -> ServerState:
+    """A state with what clients say that it lacks: the model, or what of it is trained.
+
+    Raises:
+        ShapeError: what they build is another model.
+    """
+    if state.arrays:
+        check_names(begun.arrays.keys(), state.arrays.keys())
+    arrays = state.arrays or begun.arrays
+    return replace(state, arrays=arrays, parameters=tuple(sorted(begun.parameters)) if is_stepped else ())
 
 
 def _initial(task: Task | None, seed: int, build: BuildModel | None) -> Arrays:

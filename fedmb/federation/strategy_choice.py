@@ -40,18 +40,19 @@ def strategy_from(
         aggregation: how updates become a model.
         training: how the clients make them.
         rounds: how many of the connected nodes are asked.
-        task: what they learn; its model says which arrays are parameters. None where there is no torch.
+        task: what they learn; its model says which arrays are parameters. None where there is no torch: then clients
+            say it (`fedmb.federation.trained_arrays`).
         seed: of the run.
         directory: where updates lie that overflow memory.
 
     Raises:
-        SettingsError: the server's optimiser does not take its options, or nobody can tell parameters from buffers.
+        SettingsError: the server's optimiser does not take its options, or a private model has statistics that travel.
     """
     steps = aggregation.optimizer.name != "none" or aggregation.rule == "fednova" or training.control_variates
-    parameters = _parameters(training, task) if steps or aggregation.privacy.is_on else None
+    parameters = _parameters(training, task) if task and (steps or aggregation.privacy.is_on) else None
     private = None
     if aggregation.privacy.is_on:
-        check_no_statistics(training, task)
+        check_no_statistics(training, _statistics(training, task) if task else ())
         private = Private(aggregation.privacy, rate=rounds.fraction_train, seed=seed, parameters=parameters)
     return MiniBatchFedAvg(
         aggregation.chosen_rule(parameters),
@@ -67,15 +68,16 @@ def strategy_from(
     )
 
 
-def check_no_statistics(training: Training, task: Task | None) -> None:
+def check_no_statistics(training: Training, found: Collection[str]) -> None:
     """Refuse a private model whose running statistics would have to travel: a noised variance may fall below 0.
 
-    Raises:
-        SettingsError: it has such.
-    """
-    from fedmb.training.parameters import statistics_names
+    Args:
+        training: how clients train.
+        found: names of the model's running statistics.
 
-    found = statistics_names(task, build=training.build_model) if task is not None else frozenset()
+    Raises:
+        SettingsError: there are some, and they do not stay at their site.
+    """
     if found and training.norm_travels == "all" and training.norm != "frozen":
         raise SettingsError(
             f"a private model must have no running statistics that travel, got {min(found)!r}; set training.norm "
@@ -84,26 +86,25 @@ def check_no_statistics(training: Training, task: Task | None) -> None:
         )
 
 
-def _parameters(training: Training, task: Task | None) -> frozenset[str]:
-    if task is None:
-        raise SettingsError(
-            "what steps parameters must tell them from running statistics, which takes the task's model, got a server "
-            "without torch; install torch beside it, or leave out aggregation.optimizer, fednova and control_variates",
-            key="aggregation",
-        )
+def _parameters(training: Training, task: Task) -> frozenset[str]:
     from fedmb.training.parameters import parameter_names
 
     return parameter_names(task, build=training.build_model)
+
+
+def _statistics(training: Training, task: Task) -> frozenset[str]:
+    from fedmb.training.parameters import statistics_names
+
+    return statistics_names(task, build=training.build_model)
 
 
 def check_together(aggregation: Aggregation, training: Training, wire: Wire, rounds: Rounds) -> None:
     """Refuse ways to aggregate, to train, to send and to wait that do not go together.
 
     Raises:
-        ValueError: they do not, or a class of torch's does not take its options.
+        ValueError: they do not, or a class of torch's does not take its options, or there is no torch for it.
     """
-    if torch_is_here():
-        _optimizer(aggregation.optimizer)
+    _optimizer(aggregation.optimizer)
     if aggregation.privacy.is_on:
         _check_private(training, rounds)
     if aggregation.rule == "fednova":
@@ -148,6 +149,12 @@ def _check_private(training: Training, rounds: Rounds) -> None:
 
 def _optimizer(chosen: ServerOptimization, parameters: Collection[str] | None = None) -> ServerOptimizer | None:
     if chosen.is_of_torch:
+        if not torch_is_here():
+            raise SettingsError(
+                f"a server optimiser of torch's kind takes torch on the server, got {chosen.name} without; install it "
+                "there, or take fedavgm, fedadam, fedyogi or fedadagrad",
+                key="aggregation.optimizer.name",
+            )
         from fedmb.training.torch_server_optimizer import TorchServerOptimizer
 
         assert chosen.rate is not None, "the section demands one"

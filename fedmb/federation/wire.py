@@ -27,11 +27,7 @@ from fedmb.arrays.bfloat16 import is_finite
 from fedmb.arrays.flat import FlatArrays, Layout
 from fedmb.errors import ShapeError
 from fedmb.federation.control_record import read_control
-from fedmb.federation.model_record import (
-    arrays_from_record,
-    arrays_to_record,
-    flat_from_record,
-)
+from fedmb.federation.model_record import arrays_from_record, arrays_to_record, flat_from_record
 from fedmb.federation.record_fields import check_version, number_in, refusing, text_in, whole_in
 from fedmb.federation.record_names import (
     ARRAYS,
@@ -41,6 +37,7 @@ from fedmb.federation.record_names import (
     LAYOUT,
     LEDGER,
     METRICS,
+    PARAMETERS,
     POSITIONS,
     SEED,
     TASK,
@@ -55,10 +52,11 @@ from fedmb.federation.reply_record import NONE, arrays_of_reply, reply_record
 from fedmb.federation.residual import Residual
 from fedmb.ledger import Ledger, spans_from_json, spans_to_json
 from fedmb.training.round_terms import RoundTerms
+from fedmb.training.task_digest import parameters_digest
 from fedmb.update import Arrays, Update, check_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from flwr.app.typing import ConfigRecordValues
 
@@ -94,6 +92,8 @@ class Instruction:
     """How the reply's model travels; None for an entry an array, as Flower's own servers expect it."""
     task: str = ""
     """The server's task, as `fedmb.training.task_digest` names it; empty where the server has none."""
+    parameters: str = ""
+    """The arrays that the server steps, as `fedmb.training.task_digest` tells them; empty where it steps none."""
     control: Variate | None = None
     """The mean of all clients' control variates, where they train with them."""
 
@@ -107,6 +107,7 @@ def train_config(
     ledger: Ledger | None = None,
     terms: RoundTerms | None = None,
     task: str = "",
+    parameters: Collection[str] = (),
 ) -> ConfigRecord:
     """The config that goes with version `base_version` of the model."""
     return ConfigRecord(
@@ -119,6 +120,7 @@ def train_config(
             LEDGER: ledger_text(ledger or Ledger()),
             TERMS: (terms or RoundTerms()).to_json(),
             **({TASK: task} if task else {}),  # Flower cannot count the bytes of an empty text
+            **({PARAMETERS: parameters_digest(parameters)} if parameters else {}),
         }
     )
 
@@ -152,6 +154,7 @@ def read_instruction(message: Carrying) -> Instruction:
             terms=RoundTerms.from_json(text_in(config, TERMS)),
             wire=Wire.model_validate_json(text_in(config, WIRE)) if is_flat else None,
             task=text_in(config, TASK) if TASK in config else "",
+            parameters=text_in(config, PARAMETERS) if PARAMETERS in config else "",
             control=read_control(message.content, config),
         )
 

@@ -17,7 +17,7 @@ from fedmb.telemetry.energy import Energy, available_meter
 from fedmb.training.control_variate import OwnVariate
 from fedmb.training.distributed import Ranks
 from fedmb.training.local_arrays import LocalArrays
-from fedmb.training.parameters import arrays_of, check_finite, load_arrays
+from fedmb.training.parameters import arrays_of, check_finite, load_arrays, trained_in
 from fedmb.training.round_terms import LiveStream, RoundTerms
 from fedmb.training.stretch import Budget
 from fedmb.training.travelling import travelling
@@ -223,6 +223,11 @@ class LocalUpdate:
         return before < self._ahead.steps < wanted
 
     @property
+    def trained(self) -> frozenset[str]:
+        """Names of the arrays that are trained."""
+        return trained_in(self.model)
+
+    @property
     def steps_ahead(self) -> int:
         """Steps that were taken ahead of the next message."""
         return self._ahead.steps if self._ahead else 0
@@ -246,7 +251,7 @@ class LocalUpdate:
                 key="training.control_variates",
             )
         travels = travelling(self.model, self.training.norm_travels)
-        return {name for name, _ in self.model.named_parameters(remove_duplicate=False) if name in travels}
+        return {name for name in self.trained if name in travels}
 
     def _begun(
         self, version: int, position: Mapping[str, Any], *, seek: bool, edits: Sequence[GradientEdit] = ()

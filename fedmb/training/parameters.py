@@ -70,15 +70,27 @@ def initial_arrays(task: Task, seed: int, *, build: BuildModel | None = None) ->
         seed: seed of the run.
         build: makes the model, such as `Training.build_model`; the task itself when left out.
     """
+    return first_model(task, seed, build=build)[0]
+
+
+def first_model(
+    task: Task, seed: int, *, build: BuildModel | None = None
+) -> tuple[dict[str, NDArray[Any]], frozenset[str]]:
+    """The arrays that round 1 starts from, as `initial_arrays`, and the names of those that are trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "initial model"))
-        return arrays_of(build(task) if build else task.build_model())
+        model = build(task) if build else task.build_model()
+        return arrays_of(model), trained_in(model)
 
 
 def parameter_names(task: Task, *, build: BuildModel | None = None) -> frozenset[str]:
     """`state_dict` names of what is trained; buffers, such as running statistics, are not among them."""
     with torch.random.fork_rng(devices=[]):
-        model = build(task) if build else task.build_model()
+        return trained_in(build(task) if build else task.build_model())
+
+
+def trained_in(model: nn.Module) -> frozenset[str]:
+    """The same of a model that is built."""
     return frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
 
 

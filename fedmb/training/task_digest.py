@@ -1,4 +1,4 @@
-"""Which task two processes run, in a few letters: its class, and a digest of the module that it is written in."""
+"""Which task two processes run, in a few letters: its class, its module's digest, and which arrays it trains."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from fedmb.errors import VersionMismatch
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from fedmb.training.task import Task
 
 _LETTERS = 16
@@ -44,4 +46,27 @@ def check_task(theirs: str, mine: str) -> None:
         raise VersionMismatch(
             f"server and client must run one task, got {theirs} there and {mine} here; install the server's task on "
             "the client"
+        )
+
+
+def parameters_digest(names: Collection[str]) -> str:
+    """`number@digest` of the arrays that are trained, whatever their order."""
+    digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+    return f"{len(names)}@{digest[:_LETTERS]}"
+
+
+def check_parameters(theirs: str, mine: Collection[str]) -> None:
+    """Demand that the model's trained arrays are those that the server steps; where it steps none, none are compared.
+
+    Args:
+        theirs: the server's, as `parameters_digest` tells them; empty where it steps none.
+        mine: names of those of the model here.
+
+    Raises:
+        VersionMismatch: they differ.
+    """
+    if theirs and theirs != (here := parameters_digest(mine)):
+        raise VersionMismatch(
+            f"server and client must train the same arrays, got {theirs} there and {here} here; install the task of "
+            "the server and its other clients on this one"
         )

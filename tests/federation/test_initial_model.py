@@ -12,7 +12,7 @@ from fedmb.errors import NotEnoughData, SettingsError
 from fedmb.federation.client import client_app
 from fedmb.federation.client_settings import ClientSettings
 from fedmb.federation.deployed_client import begun
-from fedmb.federation.initial_model import Beginning, answer_to, initial_model
+from fedmb.federation.initial_model import Beginning, Begun, answer_to, initial_model
 from fedmb.federation.rounds import Rounds
 from fedmb.federation.server import Server
 from fedmb.federation.strategy import MiniBatchFedAvg
@@ -27,28 +27,34 @@ SEED = 7
 HONEST = initial_arrays(Digits(), SEED)
 OTHER = initial_arrays(Digits(), SEED + 1)
 BROKEN = HONEST | {"0.bias": np.full(128, np.nan, np.float32)}
+NAMES = frozenset(HONEST)
 
 
-def asked(*models, stop=None):
-    """What a server takes of clients that answer so, in this order; an exception is raised."""
+def asked(*models, stop=None, untrained=("", "", "")):
+    """What a server takes of clients that answer so, in this order; an exception is raised.
+
+    Each says that all arrays but one are trained.
+    """
     app = ClientApp()
 
     @app.query()
     def begin(message, context):
-        model = models[context.node_config["number"]]
+        number = context.node_config["number"]
+        model = models[number]
 
         def build(beginning):
             if isinstance(model, Exception):
                 raise model
-            return model
+            return Begun(model, frozenset(NAMES if isinstance(model, dict) else ()) - {untrained[number]})
 
-        return answer_to(message, build, client=f"c{context.node_config['number']}")
+        return answer_to(message, build, client=f"c{number}")
 
     grid = InProcessGrid(app, {10 + number: {"number": number} for number in range(len(models))})
     return initial_model(grid, Beginning(SEED, None), deadline_seconds=1, stop=stop)
 
 
 def is_same(one, other):
+    one, other = (each.arrays if isinstance(each, Begun) else each for each in (one, other))
     return one.keys() == other.keys() and all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
@@ -59,6 +65,22 @@ def test_what_clients_agree_on_is_taken_to_the_bit():
 @pytest.mark.parametrize("odd", [OTHER, BROKEN, {}, SettingsError("it has no task")])
 def test_one_client_of_three_does_not_choose_where_a_run_begins(odd):
     assert is_same(asked(odd, HONEST, HONEST), HONEST)
+
+
+def test_most_clients_decide_which_arrays_are_trained_too(caplog):
+    found = asked(HONEST, HONEST, HONEST, untrained=("0.bias", "", ""))
+
+    assert found.parameters == NAMES
+    assert "initial models differ clients=c0 from=c1" in caplog.text
+
+
+def test_what_is_trained_must_be_in_the_model():
+    app = ClientApp()
+    odd = Begun(HONEST, NAMES | {"elsewhere"})
+    app.query()(lambda message, context: answer_to(message, lambda beginning: odd, client="odd"))
+
+    with pytest.raises(NotEnoughData, match="must be the model's arrays, client 'odd' names 'elsewhere' too"):
+        initial_model(InProcessGrid(app, {10: {}}), Beginning(SEED, None), deadline_seconds=1)
 
 
 def test_of_two_that_differ_the_first_by_name_is_taken():
@@ -94,7 +116,7 @@ def test_an_answer_that_comes_late_counts_as_any_other():
             return [] if self.pulls < 8 else super().pull_messages(message_ids)
 
     app = ClientApp()
-    app.query()(lambda message, context: answer_to(message, lambda beginning: HONEST, client="slow"))
+    app.query()(lambda message, context: answer_to(message, lambda beginning: Begun(HONEST, NAMES), client="slow"))
 
     found = initial_model(Slow(app, {10: {}}), Beginning(SEED, None), deadline_seconds=0.3)
 
@@ -115,6 +137,7 @@ def test_a_client_builds_what_the_server_would_have_built():
     built = begun(settings, Beginning(SEED, training.model_dump()))
 
     assert is_same(built, initial_arrays(Digits(), SEED, build=training.build_model))
+    assert built.parameters == NAMES
     assert is_same(begun(settings, Beginning(SEED, None)), HONEST)
 
 

@@ -6,7 +6,7 @@ import pytest
 from fedmb.errors import VersionMismatch
 from fedmb.tasks.brackets import Brackets
 from fedmb.tasks.digits import Digits
-from fedmb.training.task_digest import check_task, task_digest
+from fedmb.training.task_digest import check_parameters, check_task, parameters_digest, task_digest
 
 
 class Local(Digits):
@@ -57,3 +57,12 @@ def test_a_class_without_source_is_not_compared():
     assert task_digest(made) == ""
     check_task("", task_digest(Digits()))
     check_task(task_digest(Digits()), "")
+
+
+def test_other_trained_arrays_are_told_by_number_and_digest_whatever_their_order():
+    theirs = parameters_digest(["weight", "bias"])
+
+    check_parameters(theirs, {"bias", "weight"})
+    check_parameters("", {"whatever"})
+    with pytest.raises(VersionMismatch, match=f"must train the same arrays, got {theirs} there and 1@"):
+        check_parameters(theirs, {"weight"})
