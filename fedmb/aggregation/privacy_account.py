@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     Model = dict[str, NDArray[Any]]
 
+SPENT = "privacy budget: "
+"""Begins the reason by which a run ends for its budget."""
 _RELEASES = "releases"  # rows of noise multiplier, sampling rate and number
 
 
@@ -68,7 +70,7 @@ class PrivacyAccount:
         if math.isinf(self.budget) or (then := self.epsilon(1)) <= self.budget:
             return ""
         return (
-            f"privacy budget: a round more would make epsilon {then:.4g}, over the {self.budget:g} of "
+            f"{SPENT}a round more would make epsilon {then:.4g}, over the {self.budget:g} of "
             f"aggregation.privacy.epsilon; it is {self.epsilon():.4g} at delta {self.delta:g} after {self.releases} "
             "rounds"
         )

@@ -76,11 +76,20 @@ def _serve(run: RunDirectory, settings: ServerSettings, listen: Listen, app: Pat
 
     from fedmb.federation import checkpoint
     from fedmb.federation.checkpoint import ServerState
+    from fedmb.federation.private import is_over
     from fedmb.federation.run_summary import summary
     from fedmb.telemetry.run_directory import RunDirectory
 
     state = checkpoint.newest(run.checkpoints)
-    over = state is not None and bool(state.version >= settings.rounds.last or state.convergence.get("reason"))
+    over = state is not None and (
+        state.version >= settings.rounds.last
+        or is_over(
+            state.convergence.get("reason"),
+            settings.aggregation.privacy,
+            settings.rounds.fraction_train,
+            state.strategy,
+        )
+    )
     run.close()  # the server's own process has it while it trains
     started = time.monotonic()
     if not over:

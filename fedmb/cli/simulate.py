@@ -39,8 +39,9 @@ def simulate(
 
     count = count_from(rounds)
     if resume is not None:
-        given = {"--config": config, "--set": override, "--seed": seed, "--replay": replay, "--run-dir": run_dir}
-        settings, run = _resumed_run(resume, count, {flag for flag, value in given.items() if value is not None})
+        given = {"--config": config, "--seed": seed, "--replay": replay, "--run-dir": run_dir}
+        changed = {flag for flag, value in given.items() if value is not None}
+        settings, run = _resumed_run(resume, count, override or [], changed)
     else:
         explicit = {"seed": seed, "rounds.count": count, "replay.share": replay}
         settings = load(Simulation, file=config, overrides=override or [], environ=environ, explicit=explicit)
@@ -73,25 +74,39 @@ def simulate(
     return 0
 
 
-def _resumed_run(place: Path, count: int | str | None, changed: set[str]) -> tuple[Simulation, RunDirectory]:
-    """Settings and directory of a run that goes on, with another last round where it is asked for.
+def _resumed_run(
+    place: Path, count: int | str | None, overrides: list[str], changed: set[str]
+) -> tuple[Simulation, RunDirectory]:
+    """Settings and directory of a run that goes on, with another last round or privacy budget where it is asked for.
 
     The streams keep the record at which they drift, so rounds that both runs have are the same.
     """
     from fedmb.errors import SettingsError
+    from fedmb.launch.begun_run import check_budget, of_budget
     from fedmb.settings import load, to_toml
     from fedmb.simulation.population import Simulation
     from fedmb.telemetry.run_directory import RunDirectory, write_atomically
 
-    if changed:
+    budget = of_budget(overrides)
+    if changed := changed | ({"--set"} if len(budget) < len(overrides) else set()):
         raise SettingsError(
             f"a resumed run keeps its settings, got {', '.join(sorted(changed))}; leave them out, or start a new run"
         )
     run = RunDirectory.existing(place)
     settings = load(Simulation, file=run.config)
-    if count is not None:
-        drift = settings.drift_record()
-        explicit = {"rounds.count": count, "streamed.drift_record": drift}
-        settings = load(Simulation, file=run.config, explicit=explicit)
-        write_atomically(run.config, to_toml(settings))
-    return settings, run
+    if count is None and not budget:
+        return settings, run
+    drift = settings.drift_record() if count is not None else None
+    try:
+        now = load(
+            Simulation,
+            file=run.config,
+            overrides=budget,
+            explicit={"rounds.count": count, "streamed.drift_record": drift},
+        )
+        check_budget(settings.aggregation, now.aggregation)
+    except SettingsError:
+        run.close()
+        raise
+    write_atomically(run.config, to_toml(now))
+    return now, run

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fedmb.aggregation.privacy_account import SPENT
 from fedmb.arrays.flat import FlatArrays
+from fedmb.errors import SettingsError
 from fedmb.federation.averageable import averageable
 from fedmb.federation.model_record import aggregated, arrays_from_record
 from fedmb.federation.strategy import MiniBatchFedAvg, Receiving
@@ -25,6 +27,18 @@ def is_private(strategy: Strategy) -> bool:
 def exhausted(strategy: Strategy) -> str:
     """Why the strategy may make no further round; empty while it may."""
     return strategy.exhausted() if isinstance(strategy, Receiving) else ""
+
+
+def reason_before(strategy: Strategy, version: int, reason: str | None) -> str | None:
+    """Why a run is over before its next round, given why it ended; one that spent its budget may have a larger one.
+
+    Raises:
+        SettingsError: the budget allows no first round.
+    """
+    now = exhausted(strategy)
+    if now and version == 0:
+        raise SettingsError(f"{now}; raise it, or the noise", key="aggregation.privacy.epsilon")
+    return None if reason and reason.startswith(SPENT) and not now else reason
 
 
 def combined(strategy: Strategy, state: ServerState, cohort: Cohort) -> Arrays:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedmb.aggregation.privacy_account import PrivacyAccount
+from fedmb.aggregation.privacy_account import SPENT, PrivacyAccount
 from fedmb.aggregation.randomness import Seeded, Unpredictable
 
 if TYPE_CHECKING:
@@ -33,6 +33,24 @@ log = logging.getLogger(__name__)
 
 _OF_THE_MODEL = {"update_ratio"}  # figures that follow from the models alone
 _ACCOUNT, _MEAN = "account", "mean"
+
+
+def is_over(reason: str | None, privacy: Privacy, rate: float, memory: Arrays) -> bool:
+    """Whether a run that ended for `reason` stays ended: one that ended for its budget goes on with a larger one.
+
+    Args:
+        reason: in its checkpoint; nothing where it goes on.
+        privacy: its settings, as they are now.
+        rate: probability with which each connected client is asked.
+        memory: what its strategy remembers, as `memory_of` has it.
+    """
+    if not (reason and privacy.is_on and reason.startswith(SPENT)):
+        return bool(reason)
+    account = PrivacyAccount(
+        noise_multiplier=privacy.noise_multiplier, rate=rate, delta=privacy.delta, budget=privacy.epsilon
+    )
+    account.load_state_dict({name.rpartition("/")[2]: one for name, one in memory.items() if f"/{_ACCOUNT}/" in name})
+    return bool(account.exhausted())
 
 
 class Private:

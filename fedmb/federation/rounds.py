@@ -30,7 +30,7 @@ from fedmb.federation.closed_round import Watch, advanced, report_of
 from fedmb.federation.closing import Closing
 from fedmb.federation.cohort import reasons_in
 from fedmb.federation.collector import Collector
-from fedmb.federation.combining import combined, exhausted
+from fedmb.federation.combining import combined, exhausted, reason_before
 from fedmb.federation.guard import GuardLimits
 from fedmb.federation.late import Late
 from fedmb.federation.model_record import arrays_to_record, averaged_record
@@ -214,8 +214,7 @@ class RoundLoop:
         self.convergence.load_state_dict(state.convergence)
         self.silence.load_state_dict(state.silence)
         remember(self.strategy, state.strategy)
-        if state.version == 0 and (reason := exhausted(self.strategy)):
-            raise SettingsError(f"{reason}; raise it, or the noise", key="aggregation.privacy.epsilon")
+        self.convergence.reason = reason_before(self.strategy, state.version, self.convergence.reason)
         while state.version < self.rounds.last and not self.stop.is_set() and not self.convergence.reason:
             started = time.monotonic()
             self.wait_for_nodes()

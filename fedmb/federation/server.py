@@ -97,7 +97,7 @@ class Server:
 
         Raises:
             NotEnoughData: clients are missing or fail round after round, or none gives a model to begin with.
-            SettingsError: clients without torch beside them name running statistics that a private model may not have.
+            SettingsError: clients name running statistics, and a private model may not send such.
             OSError: a checkpoint cannot be written; the one before it is whole.
         """
 

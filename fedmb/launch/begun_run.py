@@ -16,9 +16,11 @@ from fedmb.telemetry.run_directory import RunDirectory, write_atomically
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fedmb.aggregation.rule_choice import Aggregation
+
 RUNS = Path("runs")  # where runs go that are given no place
 LATEST = "latest"
-COUNT, WATCHING = "rounds.count", "watching"  # what a run that goes on may be told anew
+COUNT, WATCHING, BUDGET = "rounds.count", "watching", "aggregation.privacy.epsilon"  # what may be told anew
 
 
 class Asked(NamedTuple):
@@ -34,11 +36,16 @@ class Asked(NamedTuple):
         """The number of rounds."""
         return self.explicit.get(COUNT)
 
+    @property
+    def budget(self) -> list[str]:
+        """Overrides of the privacy budget."""
+        return of_budget(self.overrides)
+
     def flags(self) -> list[str]:
-        """Options that say what a run is; the number of rounds is none of them."""
+        """Options that say what a run is; neither the number of rounds nor the privacy budget is one of them."""
         given = {
             "--config": self.config,
-            "--set": self.overrides or None,
+            "--set": [one for one in self.overrides if one not in self.budget] or None,
             "--seed": self.explicit.get("seed"),
             "--min-clients": self.explicit.get("rounds.min_clients"),
             "--run-dir": self.place,
@@ -68,7 +75,7 @@ def begun_or_resumed(
             raise SettingsError(
                 f"a resumed run keeps its settings, got {', '.join(changed)}; leave them out, or start a new run"
             )
-        return _resumed(resume, asked.rounds, watching)
+        return _resumed(resume, asked, watching)
     if asked.place is not None:
         raise SettingsError(
             f"--resume {LATEST} looks under {RUNS}/, got --run-dir {asked.place}; write --resume {asked.place}"
@@ -77,7 +84,26 @@ def begun_or_resumed(
     if newest is None:
         return _begun(asked, watching)
     _check_same(newest, asked)
-    return _resumed(newest, asked.rounds, watching)
+    return _resumed(newest, asked, watching)
+
+
+def of_budget(overrides: Sequence[str]) -> list[str]:
+    """Those of `--set` that say a privacy budget."""
+    return [one for one in overrides if one.partition("=")[0].strip() == BUDGET]
+
+
+def check_budget(before: Aggregation, now: Aggregation) -> None:
+    """Refuse a smaller privacy budget: what a run has told is told.
+
+    Raises:
+        SettingsError: it is smaller than the one before.
+    """
+    if now.privacy.epsilon < before.privacy.epsilon:
+        raise SettingsError(
+            f"a resumed run may have a larger privacy budget than its epsilon {before.privacy.epsilon:g}, not a "
+            f"smaller one, got {now.privacy.epsilon:g}; leave it out",
+            key=BUDGET,
+        )
 
 
 def latest(runs: Path) -> Path | None:
@@ -112,6 +138,8 @@ def _check_same(run: Path, asked: Asked) -> None:
     for settings in (own, said):
         settings.pop(WATCHING)
         settings["rounds"].pop("count")
+        if asked.budget:
+            settings["aggregation"]["privacy"].pop("epsilon")
     if own != said:
         keys = [name for name in own if own[name] != said[name]]
         raise SettingsError(
@@ -120,23 +148,31 @@ def _check_same(run: Path, asked: Asked) -> None:
         )
 
 
-def _resumed(place: Path, rounds: object, watching: Mapping[str, object]) -> tuple[ServerSettings, RunDirectory]:
-    """Settings and directory of a run that goes on, with another last round where it is asked for.
+def _resumed(place: Path, asked: Asked, watching: Mapping[str, object]) -> tuple[ServerSettings, RunDirectory]:
+    """Settings and directory of a run that goes on, with another last round or privacy budget where it is asked for.
 
-    A later last round changes no earlier one, and one that never ends may be given an end; anything else would make it
-    another run.
+    A later last round changes no earlier one, one that never ends may be given an end, and a larger budget allows more
+    rounds; anything else would make it another run.
     """
     run = RunDirectory.existing(place)
     settings = load(ServerSettings, file=run.config, explicit=watching)
-    if rounds is None:
+    if asked.rounds is None and not asked.budget:
         return settings, run
-    asked = load(ServerSettings, file=run.config, explicit={COUNT: rounds})
-    if asked.rounds.last < settings.rounds.last < math.inf:
+    try:
+        now = load(ServerSettings, file=run.config, overrides=asked.budget, explicit={COUNT: asked.rounds})
+        _check_more(settings, now)
+    except SettingsError:
         run.close()
+        raise
+    write_atomically(run.config, to_toml(now))
+    return load(ServerSettings, file=run.config, explicit=watching), run
+
+
+def _check_more(before: ServerSettings, now: ServerSettings) -> None:
+    check_budget(before.aggregation, now.aggregation)
+    if now.rounds.last < before.rounds.last < math.inf:
         raise SettingsError(
-            f"a resumed run may have more rounds than its {settings.rounds.count}, not fewer, got {rounds}; "
+            f"a resumed run may have more rounds than its {before.rounds.count}, not fewer, got {now.rounds.count}; "
             "leave --rounds out",
             key=COUNT,
         )
-    write_atomically(run.config, to_toml(asked))
-    return load(ServerSettings, file=run.config, explicit=watching), run

@@ -77,3 +77,23 @@ def test_a_run_without_end_may_be_given_one(place, capsys):
 
 def test_a_run_that_never_began_cannot_go_on(place, capsys):
     assert "must have a config.toml" in refused(capsys, "--port", "0", "--resume", "nowhere")
+
+
+def test_a_run_that_ended_for_its_privacy_budget_is_begun_again_only_with_a_larger_one(place, capsys, monkeypatch):
+    pytest.importorskip("dp_accounting")
+    begun = []
+    monkeypatch.setattr("fedmb.cli.server._deploy", lambda run, settings, *_: begun.append(settings))
+    privacy = "clip_norm = 1.0\nclients = 4\nnoise_multiplier = 2.0\nepsilon = 3.5\n"
+    (place / "run").mkdir()
+    (place / "run" / "config.toml").write_text(f'[aggregation]\nweights = "equal"\n[aggregation.privacy]\n{privacy}')
+    strategy = {"0/privacy/account/releases": np.array([[2.0, 1.0, 2.0]])}
+    reason = {"reason": "privacy budget: a round more would make epsilon 4"}
+    ended = ServerState(2, {"w": np.zeros(2)}, strategy=strategy, convergence=reason)
+    checkpoint.save(place / "run" / "checkpoints", ended)
+    words = ["server", "--port", "0", "--resume", "run"]
+
+    assert main(words) == ExitCode.OK
+    assert "converged   privacy budget" in capsys.readouterr().out
+    assert begun == []
+    assert main([*words, "--set", "aggregation.privacy.epsilon=50"]) == ExitCode.OK
+    assert [one.aggregation.privacy.epsilon for one in begun] == [50]

@@ -14,7 +14,7 @@ from fedmb.errors import SettingsError
 from fedmb.federation import checkpoint
 from fedmb.federation.checkpoint import ServerState
 from fedmb.federation.client import reply_to
-from fedmb.federation.private import Private
+from fedmb.federation.private import Private, is_over
 from fedmb.federation.rounds import RoundLoop, Rounds
 from fedmb.federation.strategy import MiniBatchFedAvg
 from fedmb.settings import load
@@ -87,6 +87,36 @@ def test_a_run_stops_before_its_budget_and_stays_stopped_when_it_is_resumed(tmp_
     assert reports[-1].monitor["epsilon"] <= budget
     assert second.convergence["reason"].startswith("privacy budget: a round more would make epsilon")
     assert none == []
+
+
+def test_a_larger_budget_lets_a_run_that_ended_for_its_own_go_on_counting(tmp_path):
+    def budget(rounds):
+        return epsilon_of(((2.0, 1.0, rounds),), 1e-5) + 1e-6
+
+    ended, _ = run(private(noise_multiplier=2.0, epsilon=budget(2)), count=9)
+    checkpoint.save(tmp_path, ended)
+    too_little, none = run(
+        private(noise_multiplier=2.0, epsilon=budget(3) - 1e-3), checkpoint.newest(tmp_path), count=9
+    )
+    resumed, reports = run(private(noise_multiplier=2.0, epsilon=budget(4)), checkpoint.newest(tmp_path), count=9)
+    at_once, _ = run(private(noise_multiplier=2.0, epsilon=budget(4)), count=9)
+
+    assert (ended.version, too_little.version, none) == (2, 2, [])
+    assert [report.monitor["epsilon"] for report in reports] == [
+        epsilon_of(((2.0, 1.0, number),), 1e-5) for number in (3, 4)
+    ]
+    assert checkpoint.to_bytes(resumed) == checkpoint.to_bytes(at_once)
+
+
+def test_a_run_that_ended_for_another_reason_stays_ended_whatever_its_budget():
+    reason, settings = "accuracy 0.9 reached the target 0.9", Privacy(clip_norm=1.0, clients=CLIENTS)
+    start = ServerState(1, {"w": np.zeros(4, np.float32)}, convergence={"reason": reason})
+
+    state, reports = run(private(), start)
+
+    assert (state.version, reports) == (1, [])
+    assert is_over(reason, settings, 1.0, {})
+    assert not is_over(None, settings, 1.0, {})
 
 
 def test_a_budget_that_allows_no_round_is_refused_before_the_first():

@@ -72,3 +72,30 @@ def test_more_rounds_stay_and_where_it_is_watched_does_not():
 
     assert (now.rounds.count, now.watching.port) == (50, 9400)
     assert (later.rounds.count, later.watching.port) == (50, 0)
+
+
+PRIVATE = ("aggregation.weights=equal", "aggregation.privacy.clip_norm=1", "aggregation.privacy.clients=4")
+BUDGET = "aggregation.privacy.epsilon={}"
+
+
+@pytest.mark.parametrize("again", [LATEST, None])
+def test_a_larger_privacy_budget_stays_and_nothing_else_comes_with_it(again):
+    words = [*PRIVATE, BUDGET.format(2)]
+    _, path = opened(asked(*words), LATEST)
+
+    now, _ = opened(asked(BUDGET.format(8)) if again is None else asked(*words, BUDGET.format(8)), again or path)
+    later, _ = opened(asked(), path)
+
+    assert now.aggregation.privacy.epsilon == later.aggregation.privacy.epsilon == 8
+    with pytest.raises(SettingsError, match="keeps its settings"):
+        opened(asked(*words, BUDGET.format(9), "training.steps=5"), again or path)
+
+
+def test_a_smaller_privacy_budget_is_refused_and_the_run_can_still_be_opened():
+    _, path = opened(asked(*PRIVATE, BUDGET.format(2)), LATEST)
+
+    with pytest.raises(SettingsError, match="larger privacy budget than its epsilon 2, not a smaller one, got 1;"):
+        opened(asked(BUDGET.format(1)), path)
+    with pytest.raises(SettingsError, match="is read with clip_norm"):
+        opened(asked(BUDGET.format(1)), opened(asked(), None)[1])
+    assert opened(asked(), path)[0].aggregation.privacy.epsilon == 2
