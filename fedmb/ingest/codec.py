@@ -234,12 +234,17 @@ def check_decoded(columns: Columns) -> None:
             raise DecodeError(f"a bool must be byte 0 or 1, got another one in column {name!r}; mend the producer")
 
 
+def squares_tell(dtype: np.dtype[Any], num_items: int) -> bool:
+    """Whether a finite `np.vdot(array, array)` tells fastest that an array of such numbers is finite."""
+    return dtype in _DOTTED and num_items <= _DOT_ITEMS
+
+
 def _is_finite(array: NDArray[Any]) -> bool:
     """Whether no number is NaN or infinite.
 
     A finite sum of squares has only finite terms, and takes two thirds of the time of looking at each number; one that
     is not may have overflowed, and then each is looked at.
     """
-    if array.dtype in _DOTTED and array.size <= _DOT_ITEMS and math.isfinite(np.vdot(array, array)):
+    if squares_tell(array.dtype, array.size) and math.isfinite(np.vdot(array, array)):
         return True
     return b"\0" not in np.isfinite(array).tobytes()  # two thirds of what `all` takes

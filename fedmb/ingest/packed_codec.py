@@ -22,7 +22,7 @@ from crc32c import crc32c
 
 from fedmb.batch.minibatch import Columns, Schema, check_columns
 from fedmb.errors import DecodeError
-from fedmb.ingest.codec import DTYPES, check_bounds, check_decoded, check_finite, check_schema, schema_id
+from fedmb.ingest.codec import DTYPES, check_bounds, check_decoded, check_finite, check_schema, schema_id, squares_tell
 
 MAGIC = b"fmP1"
 PREFIX_BYTES = 8
@@ -47,8 +47,14 @@ class _Slot(NamedTuple):
 
 
 class _Plan(NamedTuple):
+    """What a header comes to."""
+
     data_bytes: int
     slots: tuple[_Slot, ...]
+    squared: tuple[str, ...]
+    """Columns whose sum of squares tells that they are finite."""
+    others: tuple[str, ...]
+    """Further columns whose values are looked at."""
 
 
 def _refuse(rule: str, found: object) -> NoReturn:
@@ -137,7 +143,9 @@ class PackedCodec:
         Raises:
             DecodeError: the bytes are not what `encode` writes for this schema and these bounds.
         """
-        view = memoryview(value).toreadonly()
+        view = memoryview(value)
+        if not view.readonly:
+            view = view.toreadonly()
         size = len(view)
         if not _DATA_FROM <= size <= self._max_bytes:
             _refuse(f"a packed record must have {_DATA_FROM} to {self._max_bytes} bytes", size)
@@ -156,7 +164,13 @@ class PackedCodec:
         columns = {
             name: np.ndarray(shape, dtype, view, data_from + start) for name, dtype, shape, _, start in plan.slots
         }
-        check_decoded(columns)
+        others = plan.others
+        for name in plan.squared:
+            array = columns[name]
+            if not math.isfinite(np.vdot(array, array)):  # it may have overflowed
+                others = (*others, name)
+        if others:
+            check_decoded({name: columns[name] for name in others})
         return columns
 
     def _planned(self, header: bytes) -> _Plan:
@@ -186,7 +200,9 @@ class PackedCodec:
             end += slot.num_items * slot.dtype.itemsize
         if len(self._plans) >= MAX_PLANS:  # a hostile producer may vary its header without end
             self._plans.clear()
-        plan = self._plans[header] = _Plan(end, tuple(slots))
+        squared = tuple(slot.name for slot in slots if squares_tell(slot.dtype, slot.num_items))
+        others = tuple(slot.name for slot in slots if slot.dtype.kind in "fb" and slot.name not in squared)
+        plan = self._plans[header] = _Plan(end, tuple(slots), squared, others)
         return plan
 
     def _rows(self, entry: object) -> int:

@@ -208,6 +208,15 @@ def test_bytes_before_or_behind_the_columns_are_refused():
             CODEC.decode(sealed(header, other))
 
 
+def test_numbers_whose_squares_are_too_large_for_their_dtype_are_read():
+    codec = PackedCodec({"x": Column("float32", (3,)), "y": Column("float64")})
+    columns = {"x": np.full((2, 3), -3e38, np.float32), "y": np.full(2, 1e308)}
+
+    found = codec.decode(codec.encode(columns))
+
+    assert all(np.array_equal(found[name], columns[name]) for name in columns)
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_refused_both_ways(number):
     bad, good = columns(4), columns(4)
