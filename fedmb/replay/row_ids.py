@@ -45,7 +45,7 @@ class FifoIds:
             return slots.copy()
         head = self.appended % self.capacity
         base = self.appended - head
-        ids = np.where(slots < head, base, base - self.capacity)
+        ids = np.array((base, base - self.capacity)).take(slots >= head)  # half the time of `np.where`
         ids += slots
         return ids
 

@@ -25,6 +25,7 @@ class Uniform:
         self._capacity = 0
         self._count = 0
         self._order: SlotOrder | None = None
+        self._drawing = np.empty(0)
 
     def bind(self, capacity: int) -> None:
         """Serve slots 0 to `capacity` - 1."""
@@ -61,8 +62,12 @@ class Uniform:
         """
         if not self._count:
             raise NotEnoughData(f"a draw of {size} rows needs a row to draw, got none; append some first")
-        # Half the time of `random.integers`; the chances of two of n rows differ by n / 2^53 of themselves at most.
-        drawn = (random.random(size) * self._count).astype(np.int64)
+        # A third of the time of `random.integers`; the chances of two of n rows differ by n / 2^53 of themselves at most.
+        if len(self._drawing) != size:
+            self._drawing = np.empty(size)
+        random.random(out=self._drawing)
+        np.multiply(self._drawing, self._count, out=self._drawing)
+        drawn = self._drawing.astype(np.int64)
         return Draw(drawn if self._order is None else self._order.at(drawn), None)
 
     def reprioritize(self, slots: Slots, priorities: Priorities) -> None:
