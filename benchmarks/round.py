@@ -71,7 +71,7 @@ def flower_rounds(place: Path, rows: list[Path], rounds: int, steps: int) -> lis
     # Ours polls twenty times as often; Flower's app is to be as its users have it.
     environment = commands.environment(home) | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.0"}
     listen = Listen("127.0.0.1", usable_port("127.0.0.1", 0))
-    (home / "config.toml").write_text(commands.connection(listen))
+    (home / "config.toml").write_text(commands.connection(listen.own_address))
     run = home / "run.toml"
     run.write_text(f'num-rounds = {rounds}\nsteps = {steps}\ntimes = "{times}"\n')
     with ExitStack() as running, (place / "flower.log").open("wb") as log:
@@ -79,7 +79,7 @@ def flower_rounds(place: Path, rows: list[Path], rounds: int, steps: int) -> lis
         def start(command: list[str]) -> Child:
             return running.enter_context(Child(command, environment=environment, output=log))
 
-        start(commands.superlink(listen))
+        start(commands.superlink(listen.host, listen.port))
         until(lambda: healthy(listen.own_address), "the SuperLink")
         for node, file in enumerate(rows):
             config = home / f"node-{node}.toml"
