@@ -85,9 +85,9 @@ class MiniBatch:
     def __post_init__(self) -> None:
         if not self.columns:
             raise ShapeError("a mini-batch needs at least one column, got none")
-        rows = len(self)
-        for array in self.columns.values():
-            if len(array) != rows:
+        rows, *others = map(len, self.columns.values())
+        for length in others:
+            if length != rows:
                 self._refuse_lengths()
         if (self.mask is not None and len(self.mask) != rows) or (self.units is not None and len(self.units) != rows):
             self._refuse_lengths()

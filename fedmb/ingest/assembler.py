@@ -120,6 +120,7 @@ class Assembler:
         self._rows_per_record = 1
         self._ahead: deque[Record] = deque()
         self._singly = 0
+        self._many_rows: Mapping[str, bytes] | None = None
         self._opened: _Opened | None = None
         self._cursor = dict.fromkeys(self._turns.partitions, Position(0))
 
@@ -207,11 +208,14 @@ class Assembler:
         if self._singly or len(self._ahead) == 1 or limit == 1:
             return None
         first = self._ahead[0].headers
+        if first is self._many_rows:  # records of one producer share them
+            return None
         try:
             codec = self._codecs.row_decoder(first)
         except DecodeError:
             return None
         if codec is None:
+            self._many_rows = first
             return None
         alike = (record for record, _ in zip(self._ahead, range(limit), strict=False))
         records = list(takewhile(lambda record: record.headers is first or record.headers == first, alike))
@@ -243,7 +247,8 @@ class Assembler:
             self.rejected += 1
             self._cursor[partition] = Position(offset + 1)
             return None
-        self._count((record,))
+        self.records += 1
+        self.bytes += len(record.value)
         num_rows = self._rows_per_record = len(columns[next(iter(columns))])
         row = _row(here, record, num_rows) if here.row else 0
         return _Opened(record, columns, row, num_rows)
