@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flwr.clientapp import ClientApp
 
 from fedmb.federation.client_tally import tallied
+from fedmb.federation.node_note import note_node
 from fedmb.federation.trainer_call import reply_through
 from fedmb.telemetry.log_lines import show_log_lines
 
@@ -22,6 +23,7 @@ def train(message: Message, context: Context) -> Message:
     """Answer one message; `fedmb client` writes the files that the node's configuration names."""
     show_log_lines()
     directory = Path(str(context.node_config["settings"])).parent
+    note_node(directory, context.node_id)
     trainer = context.node_config.get("trainer")  # absent where settings want none
     if trainer is None:
         return tallied(directory, lambda: alone(message, context))
@@ -40,7 +42,9 @@ def begin(message: Message, context: Context) -> Message:
     from fedmb.settings import load
 
     show_log_lines()
-    settings = load(ClientSettings, file=Path(str(context.node_config["settings"])))
+    file = Path(str(context.node_config["settings"]))
+    note_node(file.parent, context.node_id)
+    settings = load(ClientSettings, file=file)
     return answer_to(message, lambda beginning: begun(settings, beginning), client=settings.name)
 
 

@@ -47,17 +47,8 @@ def knock(host: str, port: int, *, tls: bool, roots: Path | None = None, key: Pa
         SettingsError: `roots` or `key` cannot be used.
     """
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    headers = {"content-length": "0"}
-    if key is not None:
-        from fedmb.access.node_keys import private_key
-        from fedmb.access.signed_headers import signed
-
-        headers |= signed(private_key(key), dt.datetime.now(dt.UTC))
-    connection = (
-        http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=_context(roots))
-        if tls
-        else http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
-    )
+    headers = {"content-length": "0"} | proof(key)
+    connection = connection_to(host, port, tls=tls, roots=roots)
     try:
         connection.request("POST", PATH, headers=headers)
         answer = connection.getresponse()
@@ -114,6 +105,23 @@ def wait_until_let_in(
             stop.wait(AGAIN_SECONDS)
         else:
             return
+
+
+def proof(key: Path | None) -> dict[str, str]:
+    """Headers that are signed now with a node's private key; none without one."""
+    if key is None:
+        return {}
+    from fedmb.access.node_keys import private_key
+    from fedmb.access.signed_headers import signed
+
+    return signed(private_key(key), dt.datetime.now(dt.UTC))
+
+
+def connection_to(host: str, port: int, *, tls: bool, roots: Path | None) -> http.client.HTTPConnection:
+    """A connection that is not open yet, and waits `ANSWER_SECONDS` for each answer."""
+    if tls:
+        return http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=_context(roots))
+    return http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
 
 
 def speaks_tls(host: str, port: int) -> bool:

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from fedmb.access.knock import knock, wait_until_let_in
+from fedmb.access.leaving import leave
 from fedmb.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -143,6 +144,10 @@ class Server:
     def knock(self) -> None:
         """Ask whether it lets us in; the errors are those of `fedmb.access.knock`."""
         knock(self.host, self.port, tls=not self.insecure, roots=self.root_certificates, key=self.node_key)
+
+    def leave(self, node: int) -> bool:
+        """Say goodbye for a node of ours that was killed, as `fedmb.access.leaving`."""
+        return leave(node, self.host, self.port, tls=not self.insecure, roots=self.root_certificates, key=self.node_key)
 
     def wait_until_let_in(self, stop: Event, on_knock: Callable[[], None] = lambda: None) -> None:
         """Knock until it does, or `stop` is set, calling `on_knock` each time; the errors are those of `knock`."""

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
 from fedmb.errors import AccessDenied, FedmbError, Unreachable
+from fedmb.federation.node_note import forget_node, noted_node
 from fedmb.launch import commands
 from fedmb.launch.child import Child
 from fedmb.launch.kept_running import KeptRunning
@@ -29,6 +30,7 @@ SHORT_LIFE_SECONDS = 10.0  # a SuperNode that was started wrongly ends sooner: i
 SHORT_LIVES = 3  # in a row, before starting it again is given up; one may be a server that is another now
 AGAIN_SECONDS = 1.0  # before it is started again
 PROBE_SECONDS = 5.0  # between two looks at whether the server answers; the SuperNode says nothing while it does not
+KILLED = 128  # what a keeper's exit code is above where a signal ended the program
 PARTS = ("node", "trainer")  # what may be started again
 
 
@@ -59,6 +61,7 @@ class Node:
         write_atomically(node_config, lines)
         self._command = commands.supernode(server, port=port, node_config=node_config)
         self._environment = commands.environment(home)
+        self._directory = directory
         self._server = server
         self._standing = standing
         trainer = KeptRunning(
@@ -70,7 +73,8 @@ class Node:
         """Run the SuperNode, and the client's trainer beside it, until `stop` is set; what ends is started again.
 
         A SuperNode waits for a server that went away and ends when another one, that does not know it, takes its
-        place. So it is started again for every run of `fedmb server`.
+        place. So it is started again for every run of `fedmb server`. One that was killed could say no goodbye; that is
+        said before the next is started, so that no round waits for it.
 
         Raises:
             AccessDenied: the server does not let this client in, or the client does not trust the server.
@@ -85,12 +89,15 @@ class Node:
             self._server.wait_until_let_in(stop, self._standing.beat)
             if stop.is_set():
                 return
+            self._say_goodbye()
             started = time.monotonic()
             with Child(self._command, environment=self._environment, output=sys.stderr) as child:
                 self._standing.at_work()
                 code = self._watched_end(child, stop)
                 if stop.is_set() and self._trainer:
                     self._trainer.ask_to_stop()  # both at once: each has its grace period
+            if code is None or code <= KILLED:
+                forget_node(self._directory)
             if code is None:
                 return
             is_short = time.monotonic() - started < SHORT_LIFE_SECONDS and self._probe()  # or the server went, not it
@@ -104,6 +111,12 @@ class Node:
             self._standing.amiss(f"the SuperNode ended with code {code}")
             self._standing.restarted("node")
             stop.wait(AGAIN_SECONDS)
+
+    def _say_goodbye(self) -> None:
+        """For the node that was there before, here or in an earlier life of this client, if it was killed."""
+        if (former := noted_node(self._directory)) is not None:
+            log.info("node was killed node=%d told=%s", former, self._server.leave(former))
+            forget_node(self._directory)
 
     def _watched_end(self, child: Child, stop: Event) -> int | None:
         """The SuperNode's exit code; None once we are to stop. Asks now and then whether the server answers."""

@@ -108,6 +108,13 @@ class Program:
             found |= more
         return {process: command_line(process) for process in found - {self.process.pid}}
 
+    def running(self, name):
+        """Id of the one process below that runs the program `name`, and of no keeper of it."""
+        (process,) = (
+            number for number, line in self.below().items() if f"/{name} " in line and "keeper.py" not in line
+        )
+        return process
+
     def __enter__(self):
         return self
 

@@ -1,4 +1,4 @@
-"""A client's task that learns the digits and spoils what is sent: NaN in round 2, another shape in round 3."""
+"""A client's task that learns the digits and spoils what is sent: NaN in round 3, another shape in round 4."""
 
 from dataclasses import replace
 
@@ -10,8 +10,8 @@ from fedmb.tasks.digits import Digits
 __all__ = ["Digits"]
 
 SPOILT = {
-    1: lambda array: np.full_like(array, np.nan),
-    2: lambda array: np.zeros((*array.shape, 2), array.dtype),
+    2: lambda array: np.full_like(array, np.nan),
+    3: lambda array: np.zeros((*array.shape, 2), array.dtype),
 }
 _send = client.update_to_record
 

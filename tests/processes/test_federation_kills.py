@@ -1,7 +1,7 @@
 """SIGKILL of every part of a federation while it learns: the run ends, with the bits of one that was never disturbed.
 
 One run takes all the kills. A client learns from a stream that is fed a round at a time, so every round stays open
-until it is fed: what is killed is killed in the phase that is meant, and no sleep decides. The number of kills is 10,
+until it is fed: what is killed is killed in the phase that is meant, and no sleep decides. The number of kills is 11,
 one of each kind; `make soak` raises it (FEDMB_FEDERATION_KILLS).
 """
 
@@ -40,11 +40,13 @@ from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import read_lines
 from fedmb.training.device import computing
 
-KILLS = int(os.environ.get("FEDMB_FEDERATION_KILLS", "10"))
-KINDS = (*POINTS, "zombie", "superlink", "trainer", "client", "server")
+KINDS = (*POINTS, "zombie", "superlink", "trainer", "node", "client", "server")
+KILLS = int(os.environ.get("FEDMB_FEDERATION_KILLS", str(len(KINDS))))
 PLAN = [KINDS[number % len(KINDS)] for number in range(KILLS)]
-# A client that is killed misses the round that was open; one that was asked by a killed server learns for it first.
-ROUNDS = KILLS + 1 + PLAN.count("client") + PLAN.count("wait")
+# A client that is killed, or its node, misses the round that was open; one that was asked by a killed server learns for
+# it first.
+MISSED = PLAN.count("client") + PLAN.count("node")
+ROUNDS = KILLS + 1 + MISSED + PLAN.count("wait")
 RESTARTED = (*POINTS, "zombie", "superlink")  # by the server that started them
 SEED, STEPS, BATCH, ROWS_PER_RECORD = 5, 4, 16, 8
 DEADLINE = 300.0  # seconds; rounds take 5 on an idle machine
@@ -152,12 +154,11 @@ class Federation:
         return self.killed(self.owner())
 
     def kill_superlink(self):
-        (process,) = (
-            process
-            for process, line in self.server.below().items()
-            if "flower-superlink" in line and "keeper.py" not in line
-        )
-        return self.killed(process)
+        return self.killed(self.server.running("flower-superlink"))
+
+    def kill_node(self):
+        """The SuperNode alone, while its client's trainer learns for it."""
+        return self.killed(self.clients["meter"].running("flower-supernode"))
 
     def kill_trainer(self):
         log = self.clients["meter"].log
@@ -249,10 +250,10 @@ def test_who_watches_sees_what_was_started_again(survived):
     assert survived.figures[-1]["fedmb_server_rounds_total"] == ROUNDS - 1
 
 
-def test_only_a_client_that_was_killed_misses_a_round(survived):
+def test_only_a_client_that_was_killed_or_whose_node_was_misses_a_round(survived):
     absent = [entry["round"] for entry in survived.told if entry["accepted"] != ["meter", "ward"]]
 
-    assert len(absent) == PLAN.count("client")
+    assert len(absent) == MISSED
 
 
 class Present:
