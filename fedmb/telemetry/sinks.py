@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,8 @@ class TensorBoard:
         if report.lag is not None:
             scalars["stream/lag"] = float(report.lag)
         for name, value in scalars.items():
+            if math.isnan(value):  # a loss that private rounds leave out, or that nobody had: no point on a curve
+                continue
             summary = self._scalar(name, value)
             self._writer.write_event(self._event(wall_time=time.time(), step=report.round, summary=summary))
         if time.monotonic() - self._flushed_at > FLUSH_SECONDS:

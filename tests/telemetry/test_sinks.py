@@ -2,6 +2,7 @@ import json
 import math
 import resource
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -91,6 +92,17 @@ def test_tensorboard_event_files_hold_the_scalars(tmp_path):
 
     assert b"test/accuracy" in written
     assert b"stream/lag" in written
+
+
+def test_what_nobody_knows_is_no_point_on_a_curve(tmp_path, capsys):
+    sink = TensorBoard(tmp_path)
+    sink.report(replace(report(7), train_loss=math.nan))
+    sink.close()
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+
+    assert b"test/accuracy" in path.read_bytes()
+    assert b"train/loss" not in path.read_bytes()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_resumed_runs_points_hide_those_of_the_rounds_that_it_tells_again(tmp_path):
