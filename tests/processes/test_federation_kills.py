@@ -41,7 +41,7 @@ from fedmb.telemetry.sinks import read_lines
 from fedmb.training.device import computing
 
 KINDS = (*POINTS, "zombie", "superlink", "trainer", "node", "client", "server")
-KILLS = int(os.environ.get("FEDMB_FEDERATION_KILLS", str(len(KINDS))))
+KILLS = int(os.environ.get("FEDMB_FEDERATION_KILLS", "11"))
 PLAN = [KINDS[number % len(KINDS)] for number in range(KILLS)]
 # A client that is killed, or its node, misses the round that was open; one that was asked by a killed server learns for
 # it first.

@@ -66,7 +66,10 @@ class Site(Program):
         super().__init__(
             place, name, "client", "--server", f"127.0.0.1:{port}", "--name", name, "--source", source(name)
         )
-        self.trainer = int(self.logged(f"trainer ready client={name} pid=").split()[0])
+
+    @property
+    def trainer(self):
+        return int(self.logged(f"trainer ready client={self.name} pid=").split()[0])
 
     def hold(self):
         os.kill(self.trainer, signal.SIGSTOP)
