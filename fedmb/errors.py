@@ -17,6 +17,7 @@
      ├─ TooManyRejected   more records were set aside than a stream in order would have
      ├─ Unreachable       a broker, registry or server does not answer; trying again may help
      ├─ AccessDenied      a broker, registry or server refuses who we are
+     ├─ PrivacyExhausted  a client's privacy budget allows no further release
      ├─ Diverged          a model's parameters or loss are no longer finite
      └─ AlreadyOwned      another live process owns this log partition, ring or run directory
 
@@ -141,6 +142,10 @@ class Unreachable(FedmbError):  # noqa: N818
 
 class AccessDenied(FedmbError):  # noqa: N818
     """Somebody refuses who we are, or we refuse who it is: password, key, certificate, clock or permission."""
+
+
+class PrivacyExhausted(FedmbError):  # noqa: N818
+    """A client's privacy budget allows no further release; it takes no part in rounds any more."""
 
 
 class Diverged(FedmbError):  # noqa: N818

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 """Named parameters and buffers of a model, as NumPy arrays."""
 
+EPSILON = "epsilon"
+"""Among the `sums` of a private client: what it has told of its rows so far. It is no sum, and depends on no row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Update:

@@ -212,7 +212,7 @@ def test_the_page_on_watching_names_every_figure_of_server_and_client(tmp_path):
     sink = JsonLines(tmp_path / "metrics.jsonl")
     sink.report(RoundReport(round=1, **told))
     sink.close()
-    (tmp_path / "tally.json").write_text('{"round": 1, "seconds": 1.0, "units": 1.0, "ended": 1.0}')
+    (tmp_path / "tally.json").write_text('{"round": 1, "seconds": 1.0, "units": 1.0, "epsilon": 1.0, "ended": 1.0}')
     metrics = [
         *RunFigures(tmp_path / "metrics.jsonl", tmp_path / "checkpoints").metrics(),
         *ClientTally(tmp_path).metrics(),

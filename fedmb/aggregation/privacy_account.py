@@ -91,7 +91,7 @@ class PrivacyAccount:
 def epsilon_of(releases: tuple[tuple[float, float, int], ...], delta: float) -> float:
     """Epsilon of Gaussian releases, each `(noise multiplier, sampling rate, number)`.
 
-    Neighbours differ in one client, added or removed.
+    Neighbours differ in what the noise hides, a client or a row: it is there, or nothing in its place.
 
     Raises:
         SettingsError: dp-accounting is not installed.
@@ -104,7 +104,7 @@ def epsilon_of(releases: tuple[tuple[float, float, int], ...], delta: float) -> 
     except ImportError as error:
         raise SettingsError(
             f"counting epsilon takes dp-accounting, got: {error}; pip install 'fedmb[privacy]'",
-            key="aggregation.privacy",
+            key="privacy",
         ) from error
     said, level = logging.getLogger("absl"), logging.getLogger("absl").level
     said.setLevel(logging.ERROR)  # of orders that it leaves out, which only makes epsilon larger

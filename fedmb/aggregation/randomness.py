@@ -45,15 +45,17 @@ class Seeded:
 
     Args:
         seed: of the run.
+        client: whose noise it is; nobody's where the server draws it.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, client: str = "") -> None:
         self._seed = seed
-        self._generator = generator(seed, 0, "privacy")
+        self._client = (client,) if client else ()
+        self.begin(0)
 
     def begin(self, number: int) -> None:
         """Draw for round `number` from here on, whatever was drawn before."""
-        self._generator = generator(self._seed, number, "privacy")
+        self._generator = generator(self._seed, *self._client, number, "privacy")
 
     def uniforms(self, count: int) -> NDArray[np.float64]:
         """Numbers in [0, 1), `(count,)`."""

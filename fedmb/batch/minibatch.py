@@ -7,7 +7,8 @@ a mini-batch may carry
 - `mask`, bool `(examples,)`: False marks padding that takes part in no sum;
 - `units`, float32 `(examples,)`: how much each example weighs in the gradient (rows, tokens, importance weights);
 - `span`: which stretch of which stream partitions the rows came from, empty for rows at rest and replayed rows;
-- `origins`: how many rows came from "private" tables, from the "stream" and from "replay".
+- `origins`: how many rows came from "private" tables, from the "stream" and from "replay";
+- `expected`: how many rows were to be expected, where chance decides how many come, and none may.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class MiniBatch:
     units: NDArray[np.float32] | None = None
     span: Spans = field(default_factory=dict)
     origins: Mapping[str, int] = field(default_factory=dict)
+    expected: int | None = None
 
     def __post_init__(self) -> None:
         if not self.columns:
@@ -100,13 +102,18 @@ class MiniBatch:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
+    @property
+    def counted(self) -> int:
+        """Rows that the step counts as, in its divisor and on every clock: those expected, where chance decides."""
+        return len(self) if self.expected is None else self.expected
+
     def effective_units(self) -> NDArray[np.float32]:
         """Weight of each example in the gradient, `(examples,)`: its units, 1 by default, and 0 where masked."""
         units = np.ones(len(self), np.float32) if self.units is None else self.units
         return units if self.mask is None else np.where(self.mask, units, np.float32(0))
 
     def rows(self, start: int, stop: int) -> MiniBatch:
-        """Rows `start` to `stop` as views, without span and origins: they belong to the whole batch."""
+        """Rows `start` to `stop` as views, without span, origins and expected rows: they belong to the whole batch."""
         return MiniBatch(
             {name: array[start:stop] for name, array in self.columns.items()},
             mask=None if self.mask is None else self.mask[start:stop],

@@ -12,6 +12,7 @@ from fedmb.batch.curriculum import Curriculum, root_pace
 from fedmb.batch.dataset import MapDataset, dataset_source, following
 from fedmb.batch.mixture import Mixture
 from fedmb.batch.node_table import GraphRows
+from fedmb.batch.poisson import PoissonSource
 from fedmb.batch.prefetch import Prefetch
 from fedmb.batch.table import TableSource, Tail
 from fedmb.errors import SettingsError
@@ -34,6 +35,9 @@ class Rows(Section):
 
     tail: Tail = "balance"
     """Rows left over at the end of an epoch: level batches (balance), a short one (keep), or none of them (drop)."""
+    sampling: Literal["shuffled", "poisson"] = "shuffled"
+    """Which rows of a table meet: epochs in a new order each, or each row by a chance of its own in every batch
+    (poisson), which private steps count for less."""
     prefetch: int = Field(default=0, ge=0)
     """Batches made ahead in a thread, 0 for none. It changes no row; it pays where rows are decoded or fetched."""
     mapped: bool = False
@@ -67,6 +71,14 @@ class Rows(Section):
             raise ValueError(f"rows.{chosen[0]} reads its table into memory, got mapped = true; leave mapped out")
         if self.buckets and self.tail != "balance":
             raise ValueError(f"buckets level their batches, got tail {self.tail!r}; leave tail at balance")
+        others = {name: getattr(self, name) for name in ("prefetch", "mapped") if getattr(self, name)}
+        others |= dict.fromkeys(chosen, "set") | ({"tail": self.tail} if self.tail != _default("tail") else {})
+        if self.sampling == "poisson" and others:
+            raise ValueError(
+                f"rows drawn each by a chance of its own are of a table in memory, have no epochs and are not made "
+                f"ahead, got sampling poisson and {', '.join(f'{name} {told}' for name, told in others.items())}; "
+                "leave that out, or sampling"
+            )
         if self.graph and self.graph.sampler == "pyg" and self.prefetch:
             raise ValueError(
                 f"PyG draws from torch's one generator, which no thread may share, got prefetch {self.prefetch}; set "
@@ -80,7 +92,8 @@ class Rows(Section):
         Raises:
             SettingsError: something is.
         """
-        if wrong := [f"rows.{name}" for name in _NEED_A_TABLE[kind] if getattr(self, name)]:
+        wrong = [f"rows.{name}" for name in _NEED_A_TABLE[kind] if getattr(self, name)]
+        if wrong := [*wrong, *(["rows.sampling"] if self.sampling == "poisson" else [])]:
             raise SettingsError(
                 f"{wrong[0]} needs its rows in a table, got a {kind}; leave {' and '.join(wrong)} out, or have no "
                 f"client with a {kind}",
@@ -122,6 +135,12 @@ class Rows(Section):
                 "rows.buckets out",
                 key="rows.buckets",
             )
+        if self.sampling == "poisson":
+            raise SettingsError(
+                f"rows are drawn by chance from one table, got {len(tables)} of client {client!r}; join them, or leave "
+                "rows.sampling out",
+                key="rows.sampling",
+            )
         parts = {
             name: self._cut(columns, seed=seed, client=f"{client}/{name}", task=task)
             for name, columns in tables.items()
@@ -162,6 +181,8 @@ class Rows(Section):
             return self.graph.source(
                 columns, targets=sorted(targets), hops=hops, seed=seed, client=client, tail=self.tail
             )
+        if self.sampling == "poisson":
+            return PoissonSource(columns, seed=seed, client=client)
         if self.curriculum_samples is None:
             return TableSource(columns, seed=seed, client=client, tail=self.tail)
         difficulty = getattr(task, "difficulty", None)

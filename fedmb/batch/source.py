@@ -32,6 +32,8 @@ class BatchSource(Protocol):
     def take(self, size: int) -> MiniBatch:
         """The next rows, at least one and at most `size`; blocks while a stream has none.
 
+        Of `fedmb.batch.poisson` `size` is the number expected: chance may give more, or none.
+
         Raises:
             NotEnoughData: a stream stayed silent for longer than its patience.
         """

@@ -74,9 +74,9 @@ class TableSource:
         self._rows = check_columns(columns, self._schema)
         if self._rows == 0:
             raise SettingsError("a table must hold at least one row, got none; leave this client out of the run")
-        self._columns = {name: _gatherable(name, array) for name, array in columns.items()}
+        self._columns = {name: gatherable(name, array) for name, array in columns.items()}
         # Bound once: at 32 rows a batch, looking the methods up would cost as much as copying the rows.
-        self._gather = [(name, _row_gatherer(array)) for name, array in self._columns.items()]
+        self._gather = [(name, row_gatherer(array)) for name, array in self._columns.items()]
         self._tail: Tail = tail
         self._seed = int(seed)
         # NumPy integers print differently from Python's, and keys are hashed as printed.
@@ -162,14 +162,14 @@ class TableSource:
         return self._order
 
 
-def _gatherable(name: str, array: NDArray[Any]) -> NDArray[Any]:
+def gatherable(name: str, array: NDArray[Any]) -> NDArray[Any]:
     """`array` as rows are gathered from it without copying the whole of it at each call."""
     if array.dtype.hasobject:
         raise ShapeError(f"column {name!r} must hold numbers, got Python objects; convert it to a fixed dtype")
     return np.require(array, array.dtype.newbyteorder("="), ["C"])
 
 
-def _row_gatherer(array: NDArray[Any]) -> Callable[[NDArray[np.int64], int], NDArray[Any]]:
+def row_gatherer(array: NDArray[Any]) -> Callable[[NDArray[np.int64], int], NDArray[Any]]:
     """A function from row numbers and axis 0 to fresh rows of `array`."""
     if array.flags.aligned:
         return array.take

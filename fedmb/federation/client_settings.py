@@ -2,7 +2,7 @@
 
 The server owns what decides the model: seed, training, positions; they come with each instruction. The client owns
 what is its site's business: where its rows come from, how much memory and how many threads a step may use, and how
-its stream is cut and replayed.
+its stream is cut and replayed; and what of its rows the server may learn.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from fedmb.batch.dataset import DATASET
 from fedmb.batch.rows import Rows
 from fedmb.federation.client_source import Streaming
 from fedmb.federation.label_source import Labels
 from fedmb.federation.replaying import Replaying
+from fedmb.replay.served_source import REPLAY
 from fedmb.section import Section
 from fedmb.telemetry.watching_section import Watching
+from fedmb.training.client_privacy import ClientPrivacy
 from fedmb.training.recipe import Training
 
 
@@ -48,6 +51,7 @@ class ClientSettings(Section):
     labels: Labels = Labels()
     replay: Replaying = Replaying()
     rows: Rows = Rows()
+    privacy: ClientPrivacy = ClientPrivacy()
     watching: Watching = Watching()
 
     @model_validator(mode="after")
@@ -61,6 +65,26 @@ class ClientSettings(Section):
             raise ValueError(
                 f"several devices are cpu, cuda or auto, got devices {self.devices} and device {self.device}; leave "
                 "out its number"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hidden(self) -> ClientSettings:
+        if not self.privacy.is_on:
+            return self
+        is_stream = not self.source.startswith(("table:", DATASET))
+        found = {
+            f"devices {self.devices}": self.devices > 1,
+            f"labels.source {self.labels.source}": self.labels.source is not None,
+            'replay.memory "prioritized"': is_stream and self.replay.memory == "prioritized",
+        }
+        if self.privacy.unit == "example":
+            found[f"replay.share {self.replay.share:g}"] = is_stream and self.replay.share > 0
+            found[f"source {self.source}"] = self.source.startswith(REPLAY)
+        if wrong := [name for name, is_wrong in found.items() if is_wrong]:
+            raise ValueError(
+                f"privacy {self.privacy.unit} hides what it can count and noise, got {', '.join(wrong)}; leave that "
+                "out (replay.share takes 0), or privacy"
             )
         return self
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from fedmb.federation.record_names import BASE_VERSION, METRICS, UPDATE, WEIGHT
+from fedmb.update import EPSILON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ def tallied(directory: Path, answer: Callable[[], Message]) -> Message:
         rows = Counter(json.loads(str(about["rows"])))
         tally |= {"rounds": tally["rounds"] + 1, "round": int(str(about[BASE_VERSION])) + 1, "ended": time.time()}
         tally |= {"rows": dict(rows + Counter(tally["rows"])), "units": metrics[WEIGHT]}
+        tally |= {EPSILON: metrics[EPSILON]} if EPSILON in metrics else {}
     file = directory / FILE
     unfinished = file.with_name(f".{FILE}.tmp")
     unfinished.write_text(json.dumps(tally))
@@ -84,6 +86,7 @@ class ClientTally:
             ("round", "round", "The last round that was answered with an update."),
             ("seconds", "last_round_seconds", "How long the last message took, from its arrival to the reply."),
             ("units", "last_round_units", "Units, such as rows, that the last update weighs."),
+            (EPSILON, "epsilon", "What the client has told of its rows so far, where [privacy] is on."),
             ("ended", "last_round_timestamp_seconds", "When it was ready, since the epoch."),
         ):
             if name in found:

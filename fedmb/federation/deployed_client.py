@@ -93,6 +93,7 @@ def trainer_for(
             stream=opened.stream if opened else None,
             labels=opened.labels if opened else None,
             ranks=ranks,
+            privacy=settings.privacy,
         )
     except BaseException:
         source.close()

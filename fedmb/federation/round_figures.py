@@ -13,7 +13,7 @@ from fedmb.errors import ShapeError
 from fedmb.sizing.noise_scale import heterogeneity, noise_of
 from fedmb.telemetry.delayed_score import DELAYED, LABELS, TRAINED
 from fedmb.telemetry.prequential import prequential_means
-from fedmb.update import added
+from fedmb.update import EPSILON, added
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -53,6 +53,7 @@ def monitored(
     - `delayed_prequential_loss`, `delayed_fading_loss`, …: the same of what the model said before labels that come
       later were there; `labels_waiting`, `labels_expired`, `labels_orphaned`: questions that wait for one, those that
       got none in time, and answers without a question, since the streams began;
+    - `client_epsilon`: the largest that a client tells of its own privacy (`fedmb.training.private_update`);
     - `noise`, `dissimilarity`: see `across_clients`.
     """
     _, sums = summed(updates)
@@ -64,6 +65,8 @@ def monitored(
     for name in ("joules_measured", "joules_modelled", "carbon_grams"):
         if updates and all(name in update.sums for update in updates):
             figures[name] = sums[name]
+    if told := [update.sums[EPSILON] for update in updates if EPSILON in update.sums]:
+        figures["client_epsilon"] = max(told)
     figures |= {name: value for name, value in sums.items() if name.startswith(LABELS)}
     if units := sums.get("units"):
         figures |= {name: value / units for name, value in sums.items() if name.startswith(TRAINED)}

@@ -32,6 +32,7 @@ from fedmb.section import Section
 from fedmb.seeding import generator
 from fedmb.simulation.client_kinds import Private, Slow, Streamed
 from fedmb.sizing.learning_rate_section import LearningRate
+from fedmb.training.client_privacy import ClientPrivacy
 from fedmb.training.device import training_device
 from fedmb.training.local_update import LocalUpdate
 from fedmb.training.recipe import Training
@@ -70,6 +71,7 @@ class Simulation(Section):
     streaming: Streaming = Streaming()
     replay: Replaying = Replaying()
     rows: Rows = Rows()
+    privacy: ClientPrivacy = ClientPrivacy()
 
     @model_validator(mode="after")
     def _some_client(self) -> Simulation:
@@ -93,6 +95,11 @@ class Simulation(Section):
             self.rows.check_against("dataset")
         if self.streamed.clients:
             self.rows.check_against("stream")
+        if self.streamed.clients and self.privacy.is_on and self.privacy.unit == "example" and self.replay.share:
+            raise ValueError(
+                f"privacy example counts every row once, got replay.share {self.replay.share:g} of streamed clients; "
+                "set it to 0, or privacy.unit to update"
+            )
         if math.isinf(self.training.steps) and self.streamed.clients:
             raise ValueError("streamed clients need training.steps, which says when the stream drifts; set it")
         return self
@@ -181,6 +188,7 @@ class Population:
             directory=self._state / name,
             device=training_device(self.settings.device),
             stream=stream,
+            privacy=self.settings.privacy,
         )
 
     def _add_streamed(self, name: str, pool: Columns, state: Path) -> None:

@@ -139,7 +139,8 @@ class Ranks:
         if self.count == 1 and batch is not None:
             return batch
         arrays = {} if batch is None else _arrays(batch)
-        forms = self.told({name: (array.dtype.str, array.shape) for name, array in arrays.items()})
+        forms = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+        forms, expected = self.told((forms, batch.expected if batch is not None else None))
         received = {}
         for name, (dtype, shape) in forms.items():
             own = arrays.get(name, np.empty(0, dtype))
@@ -150,7 +151,7 @@ class Ranks:
             return batch
         mask, units = received.pop("mask", None), received.pop("units", None)
         columns = {name.removeprefix("column "): array for name, array in received.items()}
-        return MiniBatch(columns, mask=mask, units=units)
+        return MiniBatch(columns, mask=mask, units=units, expected=expected)
 
     def _spread(self, data: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
         """Rank 0's `count` bytes on every rank."""

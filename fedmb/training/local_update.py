@@ -18,6 +18,8 @@ from fedmb.training.control_variate import OwnVariate
 from fedmb.training.distributed import Ranks
 from fedmb.training.local_arrays import LocalArrays
 from fedmb.training.parameters import arrays_of, check_finite, load_arrays, trained_in
+from fedmb.training.privacy_checks import check_alone, quiet
+from fedmb.training.private_update import PrivateUpdate
 from fedmb.training.round_terms import LiveStream, RoundTerms
 from fedmb.training.stretch import Budget
 from fedmb.training.travelling import travelling
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from fedmb.aggregation.control_variates import Variate
     from fedmb.batch.source import BatchSource
+    from fedmb.training.client_privacy import ClientPrivacy
     from fedmb.training.delayed_labels import DelayedLabels
     from fedmb.training.recipe import Training
     from fedmb.training.step import GradientEdit
@@ -72,6 +75,7 @@ class LocalUpdate:
         labels: the same, where its labels come later: this model's predictions are scored when they are there.
         ranks: this process among those that torchrun started for the client; every rank calls `run` alike, and
             rank 0's source, arrays and update count.
+        privacy: what of its rows leaves the client; None, or one that is off, noises nothing.
     """
 
     def __init__(
@@ -87,12 +91,14 @@ class LocalUpdate:
         stream: LiveStream | None = None,
         labels: DelayedLabels | None = None,
         ranks: Ranks | None = None,
+        privacy: ClientPrivacy | None = None,
     ) -> None:
+        privacy = privacy if privacy is not None and privacy.is_on else None
         self.task = task
         self.source = source
         self.stream = stream
         self.labels = labels
-        self.training = training
+        self.training = training = quiet(training) if privacy is not None else training
         self.client = client
         self.seed = seed
         self.ranks = ranks or Ranks(device=device)
@@ -110,6 +116,11 @@ class LocalUpdate:
         self._local = LocalArrays(stay if training.norm_travels != "all" else (), directory)
         self._control = OwnVariate(self._trained_names(), directory) if training.control_variates else None
         self._pacing = training.build_pacing(self.model, source)
+        self._private: PrivateUpdate | None = None
+        if privacy is not None:
+            check_alone(ranks=self.ranks.count, has_late_labels=labels is not None)
+            trained = (training, self._pacing, self.model, source)
+            self._private = PrivateUpdate(privacy, *trained, client=client, seed=seed, directory=directory)
         samples = min(training.samples, training.epochs * source.examples_per_epoch)
         if math.isinf(min(training.steps, samples, training.seconds, training.joules)):
             raise SettingsError(
@@ -143,6 +154,7 @@ class LocalUpdate:
         Raises:
             ShapeError: the arrays do not fit the task's model.
             Diverged: a parameter is no longer finite; nothing of this round may be used.
+        PrivacyExhausted: the client's privacy budget does not allow the round.
         """
         terms = terms or RoundTerms()
         ahead, sent, self._sent = self._taken_ahead(position, base_version, terms), self._sent, None
@@ -152,6 +164,8 @@ class LocalUpdate:
             self.stream.acknowledge(stored, f"fedmb version {base_version}")
         if ahead is None and self._is_left_out(position, terms):
             return Update(arrays, weight=0.0, base_version=base_version, positions={self.client: dict(position)})
+        if self._private is not None:
+            self._private.begin(base_version, dict(position.get("source", {})))
         if self.stream is not None:
             self.stream.limit_waiting(terms.seconds, silence_seconds=terms.silence_seconds)
         budget = replace(self._budget, seconds=min(self._budget.seconds, terms.seconds))
@@ -170,14 +184,15 @@ class LocalUpdate:
         if trainer.average is not None:
             self.model.load_state_dict(trainer.average.weights())
         trained = arrays_of(self.model)
-        check_finite(trained, client=self.client)
+        if self._private is None:
+            check_finite(trained, client=self.client)
         place = {"source": trainer.source.position(), "trainer": trainer.clock_state()}
         if own is not None:
             place |= own.ended(model, trained, reach=learnt.reach.moved, version=base_version + 1)
             sums |= {LOST: 1.0} if own.is_lost else {}
         if self.training.overlap_steps:
             self._sent = _Sent(trained, base_version + 1, place, terms)
-        return Update(
+        update = Update(
             arrays=self._local.withheld(trained, arrays, base_version + 1),
             weight=learnt.units,
             base_version=base_version,
@@ -186,6 +201,7 @@ class LocalUpdate:
             sums=sums,
             rows=learnt.rows,
         )
+        return update if self._private is None else self._private.released(update, arrays, steps=learnt.steps)
 
     def _sums(self, trainer: Trainer, learnt: Learnt, spent: Energy) -> dict[str, float]:
         """Everything of a round that can be added up over clients."""
@@ -259,7 +275,10 @@ class LocalUpdate:
         """A round's training with a fresh optimiser, from the model as it is now."""
         spent = self._meter.used()
         trainer = self.training.build_trainer(
-            self.task, self.model, self.source, self._pacing, self.device, self.ranks, client=self.client, edits=edits
+            *(self.task, self.model, self.source, self._pacing, self.device, self.ranks),
+            client=self.client,
+            edits=edits,
+            private=self._private.gradients if self._private is not None else None,
         )
         if seek:
             trainer.source.seek(dict(position.get("source", {})))

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fedmb.batch.source import BatchSource
     from fedmb.telemetry.energy import Meter
     from fedmb.training.distributed import Ranks
+    from fedmb.training.example_gradients import ExampleGradients
     from fedmb.training.microbatch import Split
     from fedmb.training.regularize import DropoutRule
     from fedmb.training.step import GradientEdit
@@ -181,10 +182,12 @@ class Training(Section):
         ranks: Ranks | None = None,
         client: str = "",
         edits: Sequence[GradientEdit] = (),
+        private: ExampleGradients | None = None,
     ) -> Trainer:
         """A trainer of `model`, which lies on `device`, with a fresh optimiser, on one or several `ranks`.
 
-        `client` is the name in its log lines; `edits` change its gradients before the proximal term does.
+        `client` is the name in its log lines; `edits` change its gradients before the proximal term does, and after
+        `private`, made for this model, has made them so.
 
         Raises:
             SettingsError: the optimiser or the model lacks what the settings want to change.
@@ -212,6 +215,7 @@ class Training(Section):
             optimizer,
             split=self._split(),
             precision=Precision(self.precision, device=device),
+            private=private,
             edits=[*edits, *([Proximal(self.proximal, model.parameters())] if self.proximal else [])],
             guard=self.guard.build(),
             rollback=self.guard.build_rollback(model, optimizer),

@@ -5,6 +5,7 @@
         with precision.forward():
             losses = task.loss(task.forward(model, micro))     # (examples,), never averaged by the task
         losses.backward(units(micro) / total)                  # gradients add up
+    noise()                                                    # where every example was clipped by itself
     edits()                                                    # proximal term
     guard(parameters)                                          # OK, SKIP or ROLLBACK, once a batch
     optimizer.step()                                           # once a batch
@@ -12,6 +13,8 @@
 So the gradient is sum(units * gradient) / sum(units) for any partition (invariant I2): unequal micro-batches, tails,
 masked rows and importance weights included. The weights enter as the vector that backward is started with, which
 spares the graph a sum and a division.
+
+Where chance decides how many rows come (`MiniBatch.expected`), the sum is divided by what was to be expected.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fedmb.batch.minibatch import MiniBatch
+    from fedmb.training.example_gradients import ExampleGradients
     from fedmb.training.guard import GradientGuard
     from fedmb.training.rollback import RollbackPoint
 
@@ -59,8 +63,9 @@ class StepReport(NamedTuple):
     """What one step saw. Figures stay on the device: a tally reads them, not every step."""
 
     rows: int
+    """Rows of the batch, or how many were to be expected."""
     units: float
-    """Units that were learnt; 0 when the step was skipped."""
+    """Units that were learnt, or were to be expected; 0 when the step was skipped."""
     seen: Sequence[Seen]
     """Figures of each micro-batch; none when nothing was learnt."""
     verdict: Verdict = Verdict.OK
@@ -79,6 +84,7 @@ class TrainStep:
         optimizer: any `torch.optim.Optimizer` over the model's parameters.
         split: how a batch is cut to fit into memory; it never changes the result.
         precision: number format of the forward pass.
+        private: clips the gradient of every example and adds noise to their sum; None takes them as they are.
         edits: applied in order once the gradients of a batch are complete.
         guard: judges the gradients of each batch; None lets all pass.
         rollback: where to go back to when the guard says so.
@@ -97,6 +103,7 @@ class TrainStep:
         *,
         split: Split | None = None,
         precision: Precision | None = None,
+        private: ExampleGradients | None = None,
         edits: Sequence[GradientEdit] = (),
         guard: GradientGuard | None = None,
         rollback: RollbackPoint | None = None,
@@ -109,6 +116,7 @@ class TrainStep:
         self.split = split or Split.whole()
         self.device = device or torch.device("cpu")
         self.precision = precision or Precision("fp32", device=self.device)
+        self.private = private
         self.edits = tuple(edits)
         self.guard = guard
         self.rollback = rollback
@@ -132,17 +140,30 @@ class TrainStep:
             Diverged: fp16 overflows at every scale.
         """
         even = batch.units is None and batch.mask is None
-        total = float(len(batch)) if even else float(batch.effective_units().sum(dtype="float64"))
+        total = float(batch.counted) if even else float(batch.effective_units().sum(dtype="float64"))
+        if self.private is not None:
+            self.private.begin(batch)
         if total == 0:
-            return StepReport(len(batch), 0.0, ())
+            return StepReport(batch.counted, 0.0, ())
         if self._buffers is not None:
             self._buffers.keep()
         for parameter in self._parameters:  # what zero_grad does, without the profiler hooks: 8 % of a small step
             parameter.grad = None
+        seen, groups = self._gradients(batch, total, even=even, measure=measure)
+        verdict, norm = self._update()
+        if verdict is not Verdict.OK:
+            self._go_back(verdict)
+            return StepReport(batch.counted, 0.0, (), verdict, norm, groups)
+        return StepReport(batch.counted, total, seen, verdict, norm, groups)
+
+    def _gradients(
+        self, batch: MiniBatch, total: float, *, even: bool, measure: bool
+    ) -> tuple[Sequence[Seen], Groups | None]:
+        """Leave the whole batch's gradients in the parameters; figures of its parts, and norms where wanted."""
         shard = self.ranks.shard(batch, multiple=self.split.multiple)
         seen: Sequence[Seen] = ()
         groups = None
-        if measure and self.ranks.count == 1:
+        if measure and self.ranks.count == 1 and len(batch):
             seen, groups = self._measured(batch, total, even=even)
         elif self.split.is_whole and len(shard):
             seen = (self._backward(shard, total, even=even),)
@@ -150,11 +171,9 @@ class TrainStep:
             seen = self.split.run(shard, lambda micro: self._backward(micro, total, even=even), self.model)
         if self.ranks.count > 1:
             groups = self._added_up(shard, total, even=even, measure=measure)
-        verdict, norm = self._update()
-        if verdict is not Verdict.OK:
-            self._go_back(verdict)
-            return StepReport(len(batch), 0.0, (), verdict, norm, groups)
-        return StepReport(len(batch), total, seen, verdict, norm, groups)
+        if self.private is not None:
+            self.private.add_noise(total)
+        return seen, groups
 
     def _go_back(self, verdict: Verdict) -> None:
         """Take a refused batch out of running statistics, and the steps before it where the guard says so."""
@@ -187,6 +206,8 @@ class TrainStep:
 
     def _backward(self, micro: MiniBatch, total: float, *, even: bool) -> Seen:
         rows = tensors(micro, self.device)
+        if self.private is not None:
+            self.private.prove(lambda some: self.task.loss(self.task.forward(self.model, some), some), rows)
         if self._plain:
             outputs = self.task.forward(self.model, rows)
             losses = self.task.loss(outputs, rows)
@@ -198,7 +219,10 @@ class TrainStep:
         check_per_example(losses, len(micro))
         units = None if even else torch.from_numpy(micro.effective_units()).to(self.device)
         weights = self._even_weights(len(micro), total, losses) if units is None else units.to(losses.dtype) / total
-        torch.autograd.backward(losses, weights if self._plain else self.precision.scaled(weights))
+        if self.private is not None:
+            self.private.backward(losses, total)
+        else:
+            torch.autograd.backward(losses, weights if self._plain else self.precision.scaled(weights))
         figures = {"loss": losses.detach()}
         for name, values in self.task.metrics(outputs, rows).items():
             check_per_example(values, len(micro))

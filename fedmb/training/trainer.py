@@ -177,7 +177,7 @@ class Trainer:
                 watch.after_step(batch, report, self._samples)
                 if until_alarm and watch.has_alarm:
                     break
-            rows_left -= len(batch)
+            rows_left -= batch.counted
         self.measuring.tell_losses()
         ranks.agree(self.step.model)
         learnt.seconds += self._clock() - began
@@ -186,10 +186,10 @@ class Trainer:
     def _learn(self, batch: MiniBatch) -> StepReport:
         """Take a step at the values that go with its rows."""
         if self._paced:
-            self.hyperparameters.apply(self._samples, len(batch), self.stats)
+            self.hyperparameters.apply(self._samples, batch.counted, self.stats)
             self._rate = self.hyperparameters.learning_rate
         if self.dropout is not None:
-            self.dropout.apply(len(batch))
+            self.dropout.apply(batch.counted)
         report = self.step(batch, measure=self.noise_every > 0 and self._steps % self.noise_every == 0)
         if report.verdict is Verdict.OK:
             if self.decay is not None:

@@ -12,12 +12,12 @@ from fedmb.federation.record_names import BASE_VERSION, METRICS, UPDATE, WEIGHT
 class Reply:
     """As much of Flower's message as is looked at; a real one needs a run."""
 
-    def __init__(self, version=None, rows=None):
+    def __init__(self, version=None, rows=None, **told):
         self.content = RecordDict()
         if rows is not None:
             about = ConfigRecord({BASE_VERSION: version, "rows": json.dumps(rows)})
             units = float(sum(rows.values()))
-            self.content = RecordDict({UPDATE: about, METRICS: MetricRecord({WEIGHT: units})})
+            self.content = RecordDict({UPDATE: about, METRICS: MetricRecord({WEIGHT: units, **told})})
 
     def has_error(self):
         return not self.content
@@ -42,6 +42,13 @@ def test_rounds_rows_and_failures_add_up(tmp_path):
     assert (after[("fedmb_client_round",)], after[("fedmb_client_last_round_units",)]) == (6, 8)
     assert 0 <= after[("fedmb_client_last_round_seconds",)] < after[("fedmb_client_round_seconds_total",)]
     assert ClientTally(tmp_path).line() == "rounds=2 failed=1 rows=24"
+
+
+def test_what_a_private_client_has_told_is_shown_and_stays_when_it_takes_no_part_any_more(tmp_path):
+    for reply in (Reply(4, {}, epsilon=1.5), Reply(5, {}, epsilon=2.5), Reply()):
+        tallied(tmp_path, lambda reply=reply: reply)
+
+    assert values(tmp_path)[("fedmb_client_epsilon",)] == 2.5
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]"])

@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, RecordDict
 from programs import until
 
 from fedmb import __version__
+from fedmb.aggregation.privacy_account import epsilon_of
 from fedmb.federation.client import FAILED, outcome_of
 from fedmb.federation.client_settings import ClientSettings
 from fedmb.federation.deployed_client import train
@@ -20,6 +21,7 @@ from fedmb.federation.trainer_line import LINE_VERSION, Say, called, listening
 from fedmb.federation.wire import arrays_to_record, train_config
 from fedmb.replay.ring import Ring
 from fedmb.replay.wire_format import json_of
+from fedmb.training.client_privacy import ClientPrivacy
 from fedmb.training.parameters import initial_arrays
 from fedmb.training.recipe import Training
 from fedmb.training.task import load_task
@@ -130,6 +132,23 @@ def test_a_failure_is_told_and_the_next_message_learnt(tmp_path, settings):
     assert json_of(failed.payload)["code"] == FAILED
     assert "client ward: an instruction must carry" in json_of(failed.payload)["reason"]
     assert learnt.kind is Say.LEARNT
+
+
+@pytest.mark.parametrize("unit", ["update", "example"])
+def test_a_private_clients_account_outlives_messages_and_a_spent_budget_is_told(tmp_path, unit):
+    pytest.importorskip("opacus")
+    noise, passes = (0.5, 2) if unit == "update" else (1.0, 1)  # three batches of 8 are of one pass
+    privacy = ClientPrivacy(unit=unit, clip_norm=1, epsilon=epsilon_of(((noise, 1.0, passes),), 1e-5) + 1e-9)
+    settings = ClientSettings(name="ward", source=TABLE, state=tmp_path, privacy=privacy)
+    messages = [asked(version, {"ward": {"source": {"epoch": 0, "cursor": 24 * version}}}) for version in range(2)]
+    with resident(tmp_path, settings) as running:
+        told = [from_bytes(running.answer(content).payload) for content in messages]
+        refused = running.answer(messages[1])
+
+    assert told[-1][METRICS]["epsilon"] == pytest.approx(privacy.epsilon)
+    assert refused.kind is Say.FAILED
+    assert "client ward: privacy budget: this round would make epsilon" in json_of(refused.payload)["reason"]
+    assert "privacy budget" in alone(settings, messages[1]).reason
 
 
 def test_an_app_that_is_refused_finds_the_ring_free(tmp_path):

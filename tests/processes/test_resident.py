@@ -1,5 +1,6 @@
 """Trainers that are real processes: the bits of a process for each message, through kills, and no survivor."""
 
+import json
 import os
 import signal
 import threading
@@ -24,6 +25,7 @@ from fedmb.settings import to_toml
 from fedmb.simulation.grid import InProcessGrid
 from fedmb.tasks.digits import Digits
 from fedmb.telemetry.run_directory import RunDirectory
+from fedmb.training.client_privacy import ClientPrivacy
 from fedmb.training.recipe import Training
 
 STEPS, BATCH, ROWS_PER_RECORD = 6, 16, 8
@@ -49,11 +51,11 @@ def stream(tmp_path):
 class Site:
     """A client's directory and, if asked for, its trainer; the app is the real one, in this process."""
 
-    def __init__(self, place, name, source):
+    def __init__(self, place, name, source, **told):
         self.directory = place / name
         self.directory.mkdir(parents=True)
         self.file = self.directory / "client.toml"
-        self.file.write_text(to_toml(ClientSettings(name=name, source=source, state=self.directory)))
+        self.file.write_text(to_toml(ClientSettings(name=name, source=source, state=self.directory, **told)))
         self.log_file = place / f"{name}.log"
 
     @contextmanager
@@ -106,16 +108,20 @@ class Told:
 def test_trainers_learn_the_bits_of_a_process_for_each_message(tmp_path, stream):
     url, feed = stream
     feed(0, 4 * ROUND_RECORDS)
+    private = {"privacy": ClientPrivacy(clip_norm=1, noise_multiplier=0.01, randomness="seeded")}
     found = {
         name: federate(
             tmp_path / name,
-            [Site(tmp_path / name, "ward", "table:task?share=0&of=2"), Site(tmp_path / name, "meter", url)],
+            [Site(tmp_path / name, "ward", "table:task?share=0&of=2", **private), Site(tmp_path / name, "meter", url)],
             resident=name == "resident",
         )
         for name in ("resident", "alone")
     }
+    accounts = [json.loads((tmp_path / name / "ward" / "privacy.json").read_text()) for name in found]
 
     assert found["resident"] == found["alone"]
+    assert accounts[0] == accounts[1]
+    assert accounts[0]["whole"] == [[0.005, 1.0, 3]]
     assert len(found["alone"]) == 2
 
 
