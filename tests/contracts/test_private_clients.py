@@ -17,6 +17,7 @@ SEEDED = "privacy.randomness=seeded aggregation.weights=equal"
 TABLES = "streamed.clients=0 private.alpha=100"
 UPDATE = f"{SEEDED} {TABLES} private.clients=4 privacy.clip_norm=1 privacy.noise_multiplier=0.02"
 EXAMPLE = f"{SEEDED} privacy.unit=example privacy.clip_norm=1 training.sizing.size=64"
+CHANCE = f"{EXAMPLE} {TABLES} private.clients=2 rows.sampling=poisson training.learning_rate.rate=0.5"
 ALL = "[0,1,2,3,4,5,6,7,8,9]"
 STREAMS = f"""{EXAMPLE} private.clients=0 streamed.clients=2 replay.share=0 training.learning_rate.rate=2
     streamed.labels_before={ALL} streamed.labels_after={ALL}"""
@@ -32,8 +33,7 @@ def account(path, client):
         (f"{UPDATE} rounds.count=6 training.steps=30", "private-0", (0.01, 1.0, 6), 0.8),
         (f"{UPDATE} rounds.count=6 training.steps=30 wire.compression=int8", "private-0", (0.01, 1.0, 6), 0.8),
         (
-            f"{EXAMPLE} {TABLES} private.clients=2 rows.sampling=poisson training.learning_rate.rate=0.5 rounds.count=4 "
-            "training.steps=20",
+            f"{CHANCE} rounds.count=4 training.steps=20",
             "private-0",
             None,
             0.75,
