@@ -141,6 +141,8 @@ class ReleaseAccount:
         """
         if math.isfinite(self.budget):
             self._after(release)
+        else:
+            self._read()
 
     def count(self, release: Release) -> float:
         """Count a release that is about to leave, on disk; epsilon with it.
