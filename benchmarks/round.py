@@ -68,7 +68,7 @@ def flower_rounds(place: Path, rows: list[Path], rounds: int, steps: int) -> lis
     """Seconds of each round but the first, of the plain app."""
     home, times = place / "flower", place / "times"
     home.mkdir()
-    # Ours polls twenty times as often; Flower's app is to be as its users have it.
+    # Ours polls five times as often; Flower's app is to be as its users have it.
     environment = commands.environment(home) | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.0"}
     listen = Listen("127.0.0.1", usable_port("127.0.0.1", 0))
     (home / "config.toml").write_text(commands.connection(listen.own_address))

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CONNECTED_SECONDS = 0.1  # between two looks at who is connected
+_CONNECTED_SECONDS = 0.25  # between two looks at who is connected; each costs the SuperLink 8 ms of a core
 
 
 class Rules(Protocol):

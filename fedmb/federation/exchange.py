@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PULL_SECONDS = 0.1  # between two looks for replies; Flower's own loop waits 3 s
+_PULL_SECONDS = 0.2  # between two looks for replies; Flower's own loop waits 3 s. A look costs 8 ms of a core
+_PATIENCE = 0.02  # of the time waited so far: who has waited for minutes looks once a second
+_LONGEST_PULL_SECONDS = 1.0
 _LINES = {"httpx", "httpcore", "grpc"}  # whose errors tell of the line, not of what came over it
 _FORGOTTEN_AFTER = 8  # deadlines: a node that was lost never answers, and nobody waits for it that long
 
@@ -107,7 +109,7 @@ class Exchange:
 
         Where nothing was sent, the first late ones end it. With `waits_for_late` they are awaited like the others.
         """
-        deadline = time.monotonic() + seconds
+        began = time.monotonic()
         was_sent = bool(self._open) or waits_for_late
         while self._is_awaited(waits_for_late) or (self._sent and not was_sent):
             some = False
@@ -117,10 +119,12 @@ class Exchange:
             if (some and not was_sent) or not self._can_come():
                 return
             if self._is_awaited(waits_for_late) or not was_sent:
-                if time.monotonic() > deadline:
+                waited = time.monotonic() - began
+                if waited > seconds:
                     log.warning("time passed unanswered=%d seconds=%g", len(self._open), seconds)
                     return
-                time.sleep(_PULL_SECONDS)
+                pause = max(_PULL_SECONDS, min(_PATIENCE * waited, _LONGEST_PULL_SECONDS))
+                time.sleep(min(pause, seconds - waited))
 
     def close(self) -> None:
         """Close the round: what is under way is late; what nobody has begun is taken back where that can be done."""
