@@ -9,7 +9,7 @@ one example, whatever is in it, moves the sum by `clip_norm` at most, a micro-ba
 all that comes after (proximal term, guard, any optimiser, schedules, averages) sees the noised gradient alone.
 
 An example whose gradient is not finite adds nothing. A model in which one example's gradient depends on another
-example has no such bound: layers that are known for it are refused, and the first batch proves the rest.
+example has no such bound: layers that are known for it are refused, and the first batch of two rows proves the rest.
 
 Source: Abadi et al. 2016, arXiv:1607.00133, algorithm 1; Opacus: Yousefpour et al. 2021, arXiv:2109.12298.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,9 +26,10 @@ from torch import Tensor, nn
 
 from fedmb.errors import SettingsError
 from fedmb.training.norm import BATCH_NORMS, FrozenNorm
+from fedmb.training.regularize import DROPOUTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PROVED = 4  # rows: enough for a mean, a sorted order or a norm over rows to show
+PROVED = 2
+"""Rows of the proof: enough for a mean, an order or a norm over rows to show, and few where memory is short."""
 _CLOSE = 1e-3  # relative: single precision sums in another order are some 1e-6 apart
 
 
@@ -110,41 +113,36 @@ class ExampleGradients:
             noise = flat.view_as(parameter).to(parameter.device, parameter.dtype)
             parameter.grad = noise if parameter.grad is None else parameter.grad + noise
 
-    def prove(self, loss: Callable[[Rows], Tensor], rows: Rows) -> None:
-        """Once, on the first rows beside others: refuse a model where a row's gradient depends on rows beside it.
+    @property
+    def wants_proof(self) -> bool:
+        """Whether no rows have proved yet that they do not meet."""
+        return not self._is_proved
 
-        A model that draws random numbers, as dropout does, gives another gradient each time and proves nothing.
+    def prove(self, loss: Callable[[Rows], Tensor], rows: Rows) -> None:
+        """Refuse a model where a row's gradient depends on rows beside it, or adds up to another than torch's.
+
+        Dropout layers rest meanwhile. A model that draws other random numbers gives another gradient each time, and
+        proves nothing. Rows that give no finite gradient leave the proof to later ones.
 
         Args:
             loss: of each example, of a forward pass over rows.
-            rows: of a micro-batch, first axis examples.
+            rows: some, first axis examples.
 
         Raises:
             SettingsError: it does.
         """
-        count = min(_PROVED, *(len(column) for column in rows.values()))
-        if self._is_proved or count < 2:  # noqa: PLR2004  # one row has none beside it
-            return
-        before = [parameter.grad for parameter in self._parameters]
+        count = len(next(iter(rows.values())))
         device = self._parameters[0].device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            together = self._norms(loss({name: column[:count] for name, column in rows.items()}))
-            alone, again = (
-                [
-                    self._norms(loss({name: column[row : row + 1] for name, column in rows.items()}))
-                    for row in range(count)
-                ]
-                for _ in range(2)
-            )
-        for parameter, earlier in zip(self._parameters, before, strict=True):
-            parameter.grad = earlier
-        if not torch.cat([together, *alone]).isfinite().all():
-            return  # later rows may prove it
-        self._is_proved = True
-        if not torch.equal(torch.cat(alone), torch.cat(again)):
-            log.info("examples not proved independent reason=the model draws random numbers")
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _resting(self._model):
+            together = self._norms(loss(rows))
+            single = [{name: one[at : at + 1] for name, one in rows.items()} for at in range(count)]
+            alone, again = (torch.cat([self._norms(loss(one)) for one in single]) for _ in range(2))
+        if not torch.cat([together, alone]).isfinite().all():
             return
-        if not torch.allclose(together, torch.cat(alone), rtol=_CLOSE, atol=_CLOSE * float(together.max())):
+        self._is_proved = True
+        if not torch.equal(alone, again):
+            log.info("rows not proved independent reason=the model draws random numbers")
+        elif not torch.allclose(together, alone, rtol=_CLOSE, atol=_CLOSE * float(together.max())):
             raise SettingsError(
                 "a row's gradient must not depend on rows beside it, got a model where it does; remove what mixes "
                 "rows, or set privacy.unit to update",  # no lengths: the sentence goes to the server
@@ -183,6 +181,19 @@ class ExampleGradients:
                 raise _unseen(f"{len(each)} for {len(losses)} rows", name)
             found.append(each)
         return found
+
+
+@contextmanager
+def _resting(model: nn.Module) -> Iterator[None]:
+    """Dropout layers drop nothing while the body runs."""
+    layers = [(vars(layer), layer.p) for layer in model.modules() if isinstance(layer, DROPOUTS)]
+    try:
+        for values, _ in layers:
+            values["p"] = 0.0
+        yield
+    finally:
+        for values, chance in layers:
+            values["p"] = chance
 
 
 def _unseen(got: str, name: str) -> SettingsError:

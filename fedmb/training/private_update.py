@@ -5,7 +5,7 @@
     released   unit "update": shorten and noise the round's change; then withhold what clients measure, and count
 
 Only trained parameters leave. All other arrays go back as they came, and of what training measured the numbers that
-follow from settings and positions alone: losses, scores, noise, times and alarms stay.
+follow from settings and positions alone, such as rows: losses, scores, noise, times and alarms stay.
 
 Source: McMahan et al. 2018, arXiv:1710.06963, algorithm 1 (a change is shortened); Abadi et al. 2016, arXiv:1607.00133.
 """
@@ -174,7 +174,7 @@ class PrivateUpdate:
             weight=weight,
             positions=positions,
             sums={"units": weight, **sums, EPSILON: epsilon},
-            rows={},
+            rows={"private": int(weight)} if self._kind == "poisson" else update.rows,  # how many came would tell who
         )
 
     def _next(self, position: Mapping[str, Any]) -> Release:

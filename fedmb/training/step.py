@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 from fedmb.training.distributed import Ranks
+from fedmb.training.example_gradients import PROVED
 from fedmb.training.guard import Verdict
 from fedmb.training.microbatch import Split
 from fedmb.training.noise import GroupNorms, Groups
@@ -160,6 +161,9 @@ class TrainStep:
         self, batch: MiniBatch, total: float, *, even: bool, measure: bool
     ) -> tuple[Sequence[Seen], Groups | None]:
         """Leave the whole batch's gradients in the parameters; figures of its parts, and norms where wanted."""
+        if self.private is not None and self.private.wants_proof and len(batch) >= PROVED:
+            few = tensors(batch.rows(0, PROVED), self.device)
+            self.private.prove(lambda rows: self.task.loss(self.task.forward(self.model, rows), rows), few)
         shard = self.ranks.shard(batch, multiple=self.split.multiple)
         seen: Sequence[Seen] = ()
         groups = None
@@ -206,8 +210,6 @@ class TrainStep:
 
     def _backward(self, micro: MiniBatch, total: float, *, even: bool) -> Seen:
         rows = tensors(micro, self.device)
-        if self.private is not None:
-            self.private.prove(lambda some: self.task.loss(self.task.forward(self.model, some), some), rows)
         if self._plain:
             outputs = self.task.forward(self.model, rows)
             losses = self.task.loss(outputs, rows)

@@ -210,16 +210,46 @@ def test_a_row_that_breaks_proves_nothing_and_the_next_batch_is_asked():
         gradients.prove(loss_of(model), rows)
 
 
-def test_dropout_proves_nothing_and_draws_what_it_would_have_drawn():
-    model = nn.Sequential(nn.Linear(6, 9), nn.Dropout(0.5), head(9), nn.Flatten(0))
+@pytest.mark.parametrize("mixes", [False, True])
+def test_dropout_rests_while_rows_are_proved_and_nothing_is_drawn(mixes):
+    forward = MIXING["a mean over rows"] if mixes else lambda own, x: own.out(x)[:, 0]
+    model = Called(lambda own, x: forward(own, own.drops(x)), drops=nn.Dropout(0.5), out=head(6))
     rows = {"x": torch.randn(7, 6), "y": torch.randn(7)}
     gradients = private(model)
     torch.manual_seed(3)
-    gradients.prove(loss_of(model), rows)
+
+    if mixes:
+        with pytest.raises(SettingsError, match="must not depend on rows beside it"):
+            gradients.prove(loss_of(model), rows)
+    else:
+        gradients.prove(loss_of(model), rows)
+        assert not gradients.wants_proof
 
     after = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(1))
+    assert model.drops.p == 0.5
+
+
+def test_other_random_numbers_prove_nothing_and_the_log_says_so(caplog):
+    model = Called(lambda own, x: own.out(x + torch.randn_like(x))[:, 0], out=head(6))
+    with caplog.at_level("INFO"):
+        private(model).prove(loss_of(model), {"x": torch.randn(7, 6), "y": torch.randn(7)})
+
+    assert "not proved independent" in caplog.text
+
+
+def test_a_model_that_mixes_rows_is_found_by_its_first_step_whatever_the_parts():
+    class Mixed(Curve):
+        def forward(self, model, rows):
+            return super().forward(model, {"x": rows["x"] - rows["x"].mean(0)})
+
+    model = Curve().build_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    step = TrainStep(Mixed(), model, optimizer, split=Split.fixed(1), private=private(model))
+
+    with pytest.raises(SettingsError, match="must not depend on rows beside it"):
+        step(batch_of())
 
 
 @pytest.mark.parametrize(

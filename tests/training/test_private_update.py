@@ -24,7 +24,8 @@ def test_nothing_leaves_but_noised_parameters_positions_and_numbers_that_follow_
     update = run(local(tmp_path, unit=unit))
 
     assert update.sums.keys() == {"units", "steps", "rate", "reach", "epsilon"}
-    assert (update.weight, update.sums["units"], update.sums["steps"], update.rows) == (30.0, 30.0, 3.0, {})
+    assert (update.weight, update.sums["units"], update.sums["steps"]) == (30.0, 30.0, 3.0)
+    assert update.rows == {"private": 30}
     assert update.positions == {
         "ward": {
             "source": {"epoch": 0, "cursor": 30},
@@ -130,6 +131,23 @@ def test_a_server_that_goes_back_to_an_older_model_makes_rows_count_again(tmp_pa
     back = run(trainer, 0)
 
     assert again.sums["epsilon"] == back.sums["epsilon"] == times(2)
+
+
+def test_how_many_rows_chance_drew_is_not_told(tmp_path):
+    told = [run(local(tmp_path, chance(), unit="example", randomness="unpredictable"), number) for number in range(4)]
+
+    assert {
+        (update.weight, update.rows["private"], update.positions["ward"]["trainer"]["samples"]) for update in told
+    } == {(30.0, 30, 30)}
+
+
+def test_nothing_leaves_that_could_not_be_counted(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr("fedmb.training.release_account.write_atomically", full)
+    with pytest.raises(OSError, match="no space"):
+        run(local(tmp_path))
 
 
 def test_rows_drawn_by_chance_are_others_when_a_round_is_redone(tmp_path):
