@@ -94,13 +94,15 @@ class ExampleGradients:
         norms = _lengths(each)
         shares = (self.clip_norm / norms).clamp(max=1.0) / total
         is_bad = ~norms.isfinite()
+        some_are_bad = bool(is_bad.any())
         shares[is_bad] = 0.0
         for parameter, one, earlier in zip(self._parameters, each, before, strict=True):
             if one is None:
                 parameter.grad = earlier
                 continue
-            one[is_bad] = 0.0  # nought times infinity is no number
-            added = torch.einsum("n,n...->...", shares, one)
+            if some_are_bad:
+                one[is_bad] = 0.0  # nought times infinity is no number
+            added = (shares @ one.flatten(1)).view_as(parameter)
             parameter.grad = added if earlier is None else earlier + added
 
     @torch.no_grad()

@@ -106,6 +106,23 @@ def test_a_client_keeps_its_state_under_its_name():
     assert str(ClientSettings(name="ward", source=TABLE).directory) == "state/ward"
 
 
+@pytest.mark.parametrize(
+    ("told", "got"),
+    [
+        ({"devices": 2}, "devices 2"),
+        ({"source": "file:///log?topic=rows", "replay.memory": "prioritized"}, 'replay.memory "prioritized"'),
+        ({"source": "file:///log?topic=rows", "privacy.unit": "example"}, "replay.share 0.5"),
+        (
+            {"source": "replay://127.0.0.1:8400/rows", "privacy.unit": "example", "replay.share": 0.0},
+            "source replay://",
+        ),
+    ],
+)
+def test_a_private_client_is_refused_what_it_cannot_count_or_noise(told, got):
+    with pytest.raises(SettingsError, match=f"hides what it can count and noise, got {got}"):
+        load(ClientSettings, explicit={"name": "ward", "source": TABLE, "privacy.clip_norm": 1.0, **told})
+
+
 def test_the_documented_defaults_are_the_defaults():
     documented = load(ClientSettings, file=bundle() / "clients" / "client.toml")
 

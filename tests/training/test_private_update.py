@@ -180,6 +180,16 @@ def test_a_client_takes_no_part_in_the_round_that_would_pass_its_budget(tmp_path
         run(local(tmp_path, source(), epsilon=budget + 1e-9, **told), rounds, position)
 
 
+def test_a_stream_that_is_learnt_once_never_spends_its_budget_and_a_round_redone_does(tmp_path):
+    trainer, position = local(tmp_path, Records(), unit="example", epsilon=times(1) + 1e-9), {}
+    for version in range(6):
+        before, position = position, run(trainer, version, position).positions["ward"]
+
+    with pytest.raises(PrivacyExhausted, match="would make epsilon"):
+        run(trainer, 5, before)
+    assert run(trainer, 6, position).sums["epsilon"] == times(1)
+
+
 def test_a_client_that_is_left_out_or_hears_nothing_releases_nothing(tmp_path):
     trainer = local(tmp_path, Records(rows=20), unit="example")
     run(trainer)
