@@ -62,7 +62,7 @@ class Uniform:
         """
         if not self._count:
             raise NotEnoughData(f"a draw of {size} rows needs a row to draw, got none; append some first")
-        # A third of the time of `random.integers`; the chances of two of n rows differ by n / 2^53 of themselves at most.
+        # A third of the time of `random.integers`; chances of two of n rows differ by n / 2^53 of themselves at most.
         if len(self._drawing) != size:
             self._drawing = np.empty(size)
         random.random(out=self._drawing)
