@@ -21,11 +21,13 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from fedmb.access.control import run_status, stop_run
 from fedmb.errors import FedmbError
 from fedmb.federation.deployed_server import failure_from
 from fedmb.launch import commands
@@ -38,6 +40,7 @@ from fedmb.launch.staging import SETTINGS_KEY, stage
 from fedmb.settings.toml import value_text
 
 if TYPE_CHECKING:
+    from fedmb.access.control import RunStatus
     from fedmb.access.door_limits import DoorLimits
     from fedmb.federation.drain import Drain
     from fedmb.launch.standing import Standing
@@ -91,6 +94,7 @@ class Deployment:
         self._home = Path(tempfile.mkdtemp(prefix="flower-", dir=run.state))
         try:
             self._app = stage(app, self._home)
+            commands.put_programs(self._home)
             self._environment = commands.environment(self._home)
             (self._home / "config.toml").write_text(
                 commands.connection(self.superlink_address.own_address), encoding="utf-8"
@@ -107,7 +111,6 @@ class Deployment:
             shutil.rmtree(self._home)
             raise
         self._superlink: Child | None = None
-        self._given_up: Child | None = None
 
     @property
     def has_superlink(self) -> bool:
@@ -157,30 +160,22 @@ class Deployment:
             submitted = self._answer(commands.submit(self._app, run_config))
             if submitted is None:
                 return
-            run_id = str(submitted["run-id"])
+            run_id = int(submitted["run-id"])
             try:
                 self._follow(run_id, process)
             except Lost as lost:
                 self._drain.has_begun = False
                 process.kill()
                 if lost.part == "run":
-                    self._give_up(run_id)
+                    with suppress(OSError, HTTPException, FedmbError):  # it may have ended, and clients be asked anew
+                        stop_run(self.superlink_address.own_address, run_id)
                 raise
 
-    def _give_up(self, run_id: str) -> None:
-        """Let the SuperLink hand out none of a lost run's messages any more, beside what is done next."""
-        self._leave_given_up()
-        self._given_up = Child(commands.stop(run_id), environment=self._environment, output=subprocess.DEVNULL)
-
-    def _leave_given_up(self) -> None:
-        if self._given_up is not None:
-            self._given_up.stop()
-
-    def _follow(self, run_id: str, process: ServerProcess) -> None:
+    def _follow(self, run_id: int, process: ServerProcess) -> None:
         """Until the run has ended as it should."""
         submitted = time.monotonic()
         while True:
-            with Child(commands.follow(run_id), environment=self._environment, output=sys.stderr) as follower:
+            with Child(commands.follow(str(run_id)), environment=self._environment, output=sys.stderr) as follower:
                 while follower.poll() is None and not process.is_gone and not self._told_to_stop():
                     self._check_superlink()
                     self._note_begin(process, submitted)
@@ -206,7 +201,7 @@ class Deployment:
                 part="superlink",  # which starts it
             )
 
-    def _has_completed(self, run_id: str, seconds: float) -> bool:
+    def _has_completed(self, run_id: int, seconds: float) -> bool:
         """Whether the run has ended as it should; asked again for so long while it goes on.
 
         Raises:
@@ -214,21 +209,28 @@ class Deployment:
             FedmbError, OSError: it failed, as `run`.
         """
         deadline = time.monotonic() + seconds
-        while (answer := self._answer(commands.status(run_id))) is not None:
-            (run,) = answer["runs"]
-            if run["status"] == _COMPLETED:
+        while True:
+            status, details = self._status(run_id)
+            if status == _COMPLETED:
                 return True
-            details = str(run["status-details"])
-            if run["status"].startswith("finished"):
+            if status.startswith("finished"):
                 if _UNHEARD in details:
                     raise Lost(f"Flower gave the run up: {details}; read {self.log_file}", part="run")
                 self._check_superlink(ENDING_SECONDS)  # which may be why
                 raise failure_from(details) or FedmbError(
-                    f"a run must end as {_COMPLETED}, Flower says {run['status']}: {details}; read {self.log_file}"
+                    f"a run must end as {_COMPLETED}, Flower says {status}: {details}; read {self.log_file}"
                 )
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self._told_to_stop():
                 return False
-        return False
+
+    def _status(self, run_id: int) -> RunStatus:
+        try:
+            return run_status(self.superlink_address.own_address, run_id)
+        except (OSError, HTTPException) as error:
+            self._check_superlink(ENDING_SECONDS)
+            raise FedmbError(
+                f"the SuperLink must say how a run stands, it does not ({error!r}); read {self.log_file}"
+            ) from error
 
     def _answer(self, command: list[str]) -> dict[str, Any] | None:
         """What one of Flower's short commands answers; None when we are to stop."""
@@ -281,7 +283,6 @@ class Deployment:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        self._leave_given_up()
         if self._door is not None:
             self._door.__exit__(kind, error, traceback)
         if self._superlink is not None:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SHORT_LIFE_SECONDS = 10.0  # a SuperNode that was started wrongly ends sooner: it takes 2 to 4 s to connect
 SHORT_LIVES = 3  # in a row, before starting it again is given up; one may be a server that is another now
-AGAIN_SECONDS = 1.0  # before it is started again
+AGAIN_SECONDS = 0.2  # before it is started again; each new server waits for its clients' SuperNodes
 PROBE_SECONDS = 5.0  # between two looks at whether the server answers; the SuperNode says nothing while it does not
 KILLED = 128  # what a keeper's exit code is above where a signal ended the program
 PARTS = ("node", "trainer")  # what may be started again
@@ -60,6 +60,7 @@ class Node:
         lines = "".join(f"{name} = {value_text(path)}\n" for name, path in named.items())
         write_atomically(node_config, lines)
         self._command = commands.supernode(server, port=port, node_config=node_config)
+        commands.put_programs(home)
         self._environment = commands.environment(home)
         self._directory = directory
         self._server = server

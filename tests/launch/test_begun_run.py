@@ -97,5 +97,5 @@ def test_a_smaller_privacy_budget_is_refused_and_the_run_can_still_be_opened():
     with pytest.raises(SettingsError, match="larger privacy budget than its epsilon 2, not a smaller one, got 1;"):
         opened(asked(BUDGET.format(1)), path)
     with pytest.raises(SettingsError, match="is read with clip_norm"):
-        opened(asked(BUDGET.format(1)), opened(asked(), None)[1])
+        opened(asked(BUDGET.format(1)), opened(asked(place=Path("open")))[1])
     assert opened(asked(), path)[0].aggregation.privacy.epsilon == 2

@@ -1,6 +1,8 @@
 """Command lines are lists without secrets, and Flower's processes stay off the network."""
 
 import os
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -49,7 +51,27 @@ def test_flower_stays_off_the_network_and_out_of_the_home_folder(tmp_path):
     assert found["FLWR_DISABLE_UPDATE_CHECK"] == "1"
     assert found["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
     assert found["FLWR_HOME"] == str(tmp_path)
-    assert found["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert found["PATH"].split(os.pathsep)[:2] == [str(tmp_path / "bin"), str(Path(sys.executable).parent)]
+
+
+def test_programs_that_flower_starts_by_name_are_ours_and_take_its_words(tmp_path):
+    commands.put_programs(tmp_path)
+    commands.put_programs(tmp_path)
+    environment = commands.environment(tmp_path)
+
+    for name in ("flwr-clientapp", "flower-superexec"):
+        assert shutil.which(name, path=environment["PATH"]) == str(tmp_path / "bin" / name)
+        told = subprocess.run([name, "--help"], env=environment, capture_output=True, text=True, check=True)
+        assert f"usage: {name}" in told.stdout
+
+
+@pytest.mark.parametrize("python", ["/a place/python", f"/{'x' * 130}/python"])
+def test_where_no_script_can_name_this_python_flowers_own_are_run(python, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", python)
+
+    commands.put_programs(tmp_path)
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_flowers_processes_find_this_fedmb(tmp_path, monkeypatch):

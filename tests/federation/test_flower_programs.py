@@ -1,0 +1,46 @@
+"""Flower's programs are the same and import less; each is asked in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedmb.federation import flower_programs
+from fedmb.federation.flower_programs import SUBMODULES, program
+
+
+def said(lines, *arguments):
+    command = [sys.executable, "-c", "\n".join(lines), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_a_program_takes_the_words_of_flowers_own(name):
+    lines = ["import sys", "from fedmb.federation.flower_programs import program", f"sys.argv[0] = {name!r}"]
+    flowers = subprocess.run(
+        [Path(sys.executable).with_name(name), "--help"], capture_output=True, text=True, check=True
+    )
+
+    assert said([*lines, f"program({name!r})()"], "--help") == flowers.stdout
+    assert "--runtime-api-address" in flowers.stdout
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_it_imports_no_database(name):
+    lines = ["import sys", "from fedmb.federation.flower_programs import program"]
+
+    assert said([*lines, f"program({name!r})", "print('sqlalchemy' in sys.modules)"]) == "False\n"
+
+
+@pytest.mark.parametrize("place", [("fake_flower", "missing"), ("fake_flower", "moved")])
+def test_where_flower_has_no_such_module_its_package_is_asked(place, tmp_path, monkeypatch):
+    (tmp_path / "fake_flower").mkdir()
+    (tmp_path / "fake_flower" / "__init__.py").write_text("def missing():\n    return 5\nmoved = missing\n")
+    (tmp_path / "fake_flower" / "moved.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(flower_programs, "SUBMODULES", {"it": place})
+    monkeypatch.delitem(sys.modules, "fake_flower", raising=False)
+
+    assert program("it")() == 5
+    del sys.modules["fake_flower"]
