@@ -63,7 +63,8 @@ def computing(*, threads: int, repeatable: bool) -> Iterator[None]:
     """Compute with `threads` of torch inside, and with the same bits each time if `repeatable`; then as before.
 
     An operation that has no repeatable form then raises a RuntimeError instead of giving other bits each time.
-    cuBLAS reads its workspace setting once a process, so it is put into the environment, if absent, and stays.
+    cuBLAS and torch.compile read their settings once a process, so those are put into the environment, if absent, and
+    stay.
 
     Raises:
         SettingsError: `threads` is below 1.
@@ -73,17 +74,18 @@ def computing(*, threads: int, repeatable: bool) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.get_deterministic_debug_mode()
     searches = torch.backends.cudnn.benchmark
     torch.set_num_threads(threads)
     if repeatable:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(mode=True)
+        os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
+        # `use_deterministic_algorithms` does the same, and imports torch.compile for its setting: 1.5 s of each server.
+        torch.set_deterministic_debug_mode("error")
         torch.backends.cudnn.benchmark = False  # it times kernels and picks the fastest of that day
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(mode=deterministic, warn_only=warns)
+        torch.set_deterministic_debug_mode(deterministic)
         torch.backends.cudnn.benchmark = searches

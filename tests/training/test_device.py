@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,6 +73,7 @@ def flags():
 @pytest.mark.parametrize("repeatable", [False, True])
 def test_threads_and_flags_are_put_back_even_after_an_error(monkeypatch, repeatable):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "set before")
+    monkeypatch.setenv("TORCHINDUCTOR_DETERMINISTIC", "set before")
     torch.backends.cudnn.benchmark = True
     before = flags()
     seen = []
@@ -92,3 +95,17 @@ def test_threads_and_flags_are_put_back_even_after_an_error(monkeypatch, repeata
 def test_no_thread_at_all_is_refused():
     with pytest.raises(SettingsError, match="at least 1, got 0"), computing(threads=0, repeatable=False):
         pass
+
+
+def test_who_does_not_train_does_not_wait_for_the_compiler_and_it_would_repeat_itself():
+    lines = (
+        "import sys, torch",
+        "from fedmb.training.device import computing",
+        "with computing(threads=1, repeatable=True):",
+        "    early = 'torch._inductor' in sys.modules",
+        "    import torch._inductor.config as compiler",
+        "    print(early, compiler.deterministic)",
+    )
+    told = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+
+    assert told.stdout == "False True\n"
