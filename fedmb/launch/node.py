@@ -30,6 +30,7 @@ SHORT_LIFE_SECONDS = 10.0  # a SuperNode that was started wrongly ends sooner: i
 SHORT_LIVES = 3  # in a row, before starting it again is given up; one may be a server that is another now
 AGAIN_SECONDS = 0.2  # before it is started again; each new server waits for its clients' SuperNodes
 PROBE_SECONDS = 5.0  # between two looks at whether the server answers; the SuperNode says nothing while it does not
+HEARD_SECONDS = 1.0  # a server looks for replies as often: with a key the next SuperNode is the same node, as if online
 KILLED = 128  # what a keeper's exit code is above where a signal ended the program
 PARTS = ("node", "trainer")  # what may be started again
 
@@ -90,7 +91,7 @@ class Node:
             self._server.wait_until_let_in(stop, self._standing.beat)
             if stop.is_set():
                 return
-            self._say_goodbye()
+            self._say_goodbye(stop)
             started = time.monotonic()
             with Child(self._command, environment=self._environment, output=sys.stderr) as child:
                 self._standing.at_work()
@@ -113,11 +114,14 @@ class Node:
             self._standing.restarted("node")
             stop.wait(AGAIN_SECONDS)
 
-    def _say_goodbye(self) -> None:
+    def _say_goodbye(self, stop: Event) -> None:
         """For the node that was there before, here or in an earlier life of this client, if it was killed."""
         if (former := noted_node(self._directory)) is not None:
-            log.info("node was killed node=%d told=%s", former, self._server.leave(former))
+            is_told = self._server.leave(former)
+            log.info("node was killed node=%d told=%s", former, is_told)
             forget_node(self._directory)
+            if is_told:
+                stop.wait(HEARD_SECONDS)
 
     def _watched_end(self, child: Child, stop: Event) -> int | None:
         """The SuperNode's exit code; None once we are to stop. Asks now and then whether the server answers."""
