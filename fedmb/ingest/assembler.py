@@ -205,9 +205,10 @@ class Assembler:
 
     def _of_single_rows(self, limit: int) -> Run | None:
         """Rows of the records ahead that have one row each by their codec; None where the next is another, or bad."""
-        if self._singly or len(self._ahead) == 1 or limit == 1 or self._ahead[0].headers is self._many_rows:
-            return None  # records of one producer share their headers
         first = self._ahead[0].headers
+        # Records of one producer share their headers.
+        if self._singly or len(self._ahead) == 1 or limit == 1 or first is self._many_rows:
+            return None
         try:
             codec = self._codecs.row_decoder(first)
         except DecodeError:
