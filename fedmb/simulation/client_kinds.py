@@ -20,7 +20,7 @@ class Private(Section):
     """Rows to deal out among them, each fetched when it is drawn, in place of the task's and of `share`: like
     dataset:module:Class?name=value. The task's rows then all feed the streams."""
     alpha: float = Field(default=0.5, gt=0)
-    """Dirichlet concentration of the label skew between tables; small is skewed, inf is even."""
+    """Dirichlet concentration of the label skew between tables; small is skewed, large is even."""
 
 
 class Streamed(Section):

@@ -57,6 +57,27 @@ def test_rows_that_nobody_can_count_are_refused(tmp_path):
     run(local(tmp_path, two, unit="update"))
 
 
+class OfGroup(Records):
+    def position(self):
+        return {**super().position(), "group": "log/rows"}
+
+
+class ToldLosses(Records):
+    listens = wants_losses = True
+    batches = 0
+
+    def hear(self, batch, losses):
+        pass
+
+
+def test_partitions_that_may_go_to_others_and_rows_drawn_by_their_cost_are_refused(tmp_path):
+    with pytest.raises(SettingsError, match="or to other clients too"):
+        local(tmp_path, OfGroup(), unit="example")
+    for unit in ("update", "example"):
+        with pytest.raises(SettingsError, match=r"got a memory that is told losses; set replay.memory to newest"):
+            local(tmp_path, ToldLosses(), unit=unit)
+
+
 def test_a_private_client_needs_a_directory():
     with pytest.raises(SettingsError, match="counted in a file, got no directory"):
         local(None)

@@ -2,15 +2,23 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from private_clients import BEFORE, STREAM, Records, chance, change, local, run, table, times
 from small_regression import Curve
 
 from fedmb.errors import PrivacyExhausted
 from fedmb.ledger import Position, Span
+from fedmb.training.client_privacy import ClientPrivacy
 from fedmb.training.local_update import LocalUpdate
+from fedmb.training.parameters import initial_arrays
 from fedmb.training.private_update import noised_change
 from fedmb.training.recipe import Training
 from fedmb.training.release_account import FILE
@@ -40,6 +48,33 @@ def test_a_stream_tells_its_positions_and_no_scores(tmp_path):
     assert update.spans == {STREAM: Span(Position(0), Position(30))}
     assert update.sums.keys() == {"units", "steps", "rate", "reach", "epsilon"}
     assert "watch" not in update.positions["ward"]["trainer"]
+
+
+class Counting(Curve):
+    """A model with a layer that is not trained, and a buffer that counts what it has seen."""
+
+    def build_model(self):
+        model = super().build_model()
+        model[0].requires_grad_(requires_grad=False)
+        model.register_buffer("seen", torch.tensor(5))
+        return model
+
+    def forward(self, model, rows):
+        model.seen += len(rows["y"])
+        return super().forward(model, rows)
+
+
+@pytest.mark.parametrize("unit", ["update", "example"])
+def test_whole_numbers_and_what_is_not_trained_go_back_as_they_came(tmp_path, unit):
+    before = initial_arrays(Counting(), 0)
+    privacy = ClientPrivacy(clip_norm=1, unit=unit)
+    training = Training.plain(batch_size=10, steps=3)
+    trainer = LocalUpdate(Counting(), table(), training, client="ward", seed=0, directory=tmp_path, privacy=privacy)
+    update = trainer.run(before, base_version=0, position={})
+
+    assert trainer.model.seen > 5
+    changed = {name for name in before if not np.array_equal(update.arrays[name], before[name])}
+    assert changed == {"2.weight", "2.bias"}
 
 
 def test_a_rounds_noise_has_the_deviation_that_it_says():
@@ -121,6 +156,23 @@ def test_a_round_that_was_killed_between_counting_and_sending_counts_again(tmp_p
     redone = run(local(tmp_path, source(), **told))
 
     assert redone.sums["epsilon"] == count
+
+
+def test_a_process_killed_before_it_answers_has_counted_what_nobody_saw(tmp_path):
+    script = """
+import os, pathlib, signal, sys
+from private_clients import local, run
+from fedmb.training import private_update
+private_update.noised_change = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+run(local(pathlib.Path(sys.argv[1])))
+"""
+    paths = os.pathsep.join([*sys.path, str(Path(__file__).parents[1] / "contracts")])
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=False)
+
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert json.loads((tmp_path / FILE).read_text())["epsilon"] == times(1, 0.5)
+    assert run(local(tmp_path)).sums["epsilon"] == times(2, 0.5)
 
 
 def test_a_server_that_goes_back_to_an_older_model_makes_rows_count_again(tmp_path):
