@@ -43,8 +43,8 @@ class ClientSettings(Section):
     devices: int = Field(default=1, ge=1)
     """Devices that step as one: a process for each, with its GPU, or with its threads on the CPU."""
     resident: bool = True
-    """Keep a trainer process beside the node, so that torch and the model are not loaded for each message; without it
-    each message trains in a process of its own, to the same bits."""
+    """Keep a trainer process beside the node, so that torch and the model are not loaded for each message, and one that
+    has read Flower; without it each message starts and trains in a process of its own, to the same bits."""
     training: Training = Training()
     """How to train where the server does not say; its micro_size, which only costs, holds in any case."""
     streaming: Streaming = Streaming()

@@ -44,16 +44,18 @@ def executable(name: str) -> str:
     return found
 
 
-def environment(home: Path) -> dict[str, str]:
+def environment(home: Path, programs: Path | None = None) -> dict[str, str]:
     """This process's environment, without what Flower would do over the network unasked.
 
     Args:
         home: Flower's directory; apps and its configuration go there and not into the user's home.
+        programs: a folder whose programs are started in place of Flower's of the same name.
     """
     beside = str(Path(executable("flower-superlink")).parent)
+    first = [] if programs is None else [str(programs)]
     return os.environ | {
-        # Flower starts its other programs by bare name; those that `put_programs` made come first.
-        "PATH": os.pathsep.join([str(home / PROGRAMS), beside, os.environ.get("PATH", os.defpath)]),
+        # Flower starts its other programs by bare name; those that `put_programs` made come before its own.
+        "PATH": os.pathsep.join([*first, str(home / PROGRAMS), beside, os.environ.get("PATH", os.defpath)]),
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -87,6 +89,12 @@ def put_programs(home: Path) -> None:
             f'sys.exit(program("{name}")())\n'
         )
         script.chmod(0o755)
+
+
+def starter(home: Path, name: str) -> str:
+    """Path of what starts one of Flower's programs: what `put_programs` made, or the program."""
+    ours = home / PROGRAMS / name
+    return str(ours) if ours.exists() else executable(name)
 
 
 def _import_path() -> list[str]:
@@ -141,6 +149,11 @@ def trainer(settings: Path) -> list[str]:
     -P: the folder of the program stays out of its import path, as it does for Flower's programs.
     """
     return [sys.executable, "-P", str(bundle() / "clients" / "trainer.py"), str(settings)]
+
+
+def warm(folder: Path) -> list[str]:
+    """What waits in `folder` to be the process that Flower starts for a message."""
+    return [sys.executable, "-P", str(bundle() / "clients" / "warm.py"), str(folder)]
 
 
 def connection(place: str) -> str:

@@ -13,11 +13,13 @@ from fedmb.federation.node_note import forget_node, noted_node
 from fedmb.launch import commands
 from fedmb.launch.child import Child
 from fedmb.launch.kept_running import KeptRunning
+from fedmb.launch.warm import caller
 from fedmb.settings import to_toml
 from fedmb.settings.toml import value_text
 from fedmb.telemetry.run_directory import locked, write_atomically
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from threading import Event
 
     from fedmb.federation.client_settings import ClientSettings
@@ -32,6 +34,8 @@ AGAIN_SECONDS = 0.2  # before it is started again; each new server waits for its
 PROBE_SECONDS = 5.0  # between two looks at whether the server answers; the SuperNode says nothing while it does not
 HEARD_SECONDS = 1.0  # a server looks for replies as often: with a key the next SuperNode is the same node, as if online
 KILLED = 128  # what a keeper's exit code is above where a signal ended the program
+WARM = "warm"  # folder in Flower's directory where the process waits that messages' are forked from
+MESSAGE_PROGRAM = "flwr-clientapp"  # what Flower starts for each message
 PARTS = ("node", "trainer")  # what may be started again
 
 
@@ -62,7 +66,7 @@ class Node:
         write_atomically(node_config, lines)
         self._command = commands.supernode(server, port=port, node_config=node_config)
         commands.put_programs(home)
-        self._environment = commands.environment(home)
+        self._environment = commands.environment(home, home / WARM if settings.resident else None)
         self._directory = directory
         self._server = server
         self._standing = standing
@@ -70,6 +74,7 @@ class Node:
             "trainer", commands.trainer(file), self._environment, on_restart=lambda: standing.restarted("trainer")
         )
         self._trainer = trainer if settings.resident else None
+        self._warm = self._waiting(home) if settings.resident else None
 
     def supervise(self, stop: Event) -> None:
         """Run the SuperNode, and the client's trainer beside it, until `stop` is set; what ends is started again.
@@ -82,8 +87,15 @@ class Node:
             AccessDenied: the server does not let this client in, or the client does not trust the server.
             FedmbError: it ended at once several times in a row, so starting it again would not help.
         """
-        with self._trainer or nullcontext():
+        with self._trainer or nullcontext(), self._warm or nullcontext():
             self._supervise_node(stop)
+
+    def _waiting(self, home: Path) -> KeptRunning:
+        """What Flower's process for each message is forked from, and where Flower finds it."""
+        folder = home / WARM
+        folder.mkdir(exist_ok=True)
+        caller(folder / MESSAGE_PROGRAM, folder, commands.starter(home, MESSAGE_PROGRAM))
+        return KeptRunning("warm", commands.warm(folder), commands.environment(home))
 
     def _supervise_node(self, stop: Event) -> None:
         short_lives = 0
@@ -96,8 +108,9 @@ class Node:
             with Child(self._command, environment=self._environment, output=sys.stderr) as child:
                 self._standing.at_work()
                 code = self._watched_end(child, stop)
-                if stop.is_set() and self._trainer:
-                    self._trainer.ask_to_stop()  # both at once: each has its grace period
+                if stop.is_set():
+                    for one in filter(None, (self._trainer, self._warm)):
+                        one.ask_to_stop()  # all at once: each has its grace period
             if code is None or code <= KILLED:
                 forget_node(self._directory)
             if code is None:

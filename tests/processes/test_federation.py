@@ -1,9 +1,11 @@
 """One server, a private client and a streamed one, each Flower's real processes on loopback."""
 
 import json
+import os
 import shutil
 import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import quote
 
@@ -42,6 +44,13 @@ def place(tmp_path_factory):
     return folder
 
 
+def seconds_of_children(program, line):
+    """CPU time of ended children of the process that runs `line` below a program."""
+    (process,) = (one for one, found in program.below().items() if line in found and "keeper.py" not in found)
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.fixture(scope="module")
 def federation(place):
     """Two rounds, and a third by resuming while the clients live on."""
@@ -66,6 +75,7 @@ def federation(place):
                 found.health = [asked(metrics, path) for path in ("/healthz", "/readyz")]
                 found.second = (resumed.ended(), resumed.output, resumed.log)
             found.shown |= figures_at(one.logged("metrics=").split()[0])
+            found.forked = [seconds_of_children(client, "clients/warm.py") for client in (one, two)]
             found.slowness, began = slowness(), time.monotonic()
             for client in (one, two):
                 client.send(signal.SIGTERM)
@@ -130,6 +140,10 @@ def test_every_line_of_a_server_with_json_is_one_object(federation):
     closed = [line["fields"] for line in lines if line["event"] == "round closed"]
     assert [fields["round"] for fields in closed] == [3]
     assert closed[0]["rows/s"] > 0
+
+
+def test_what_flower_starts_for_a_message_is_a_fork(federation):
+    assert min(federation.forked) > 0
 
 
 def test_clients_drain_on_sigterm(federation):

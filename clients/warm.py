@@ -1,0 +1,24 @@
+"""Where Flower's process for each message comes from: `fedmb client` starts this with a folder to wait in, and ends it.
+
+What is imported here need not be imported for a message; nothing here imports torch, starts a thread or opens a socket
+before it forks.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import fedmb.federation.client_tally
+import fedmb.federation.node_note
+import fedmb.federation.trainer_call  # noqa: F401  # these three for the app
+from fedmb.federation.flower_programs import program
+from fedmb.launch.warm import serve, waiting
+from fedmb.telemetry.log_lines import show_log_lines
+
+if __name__ == "__main__":
+    show_log_lines()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with waiting(Path(sys.argv[1])) as door:
+        serve(door, program("flwr-clientapp"))
