@@ -1,7 +1,6 @@
 """Where Flower's process for each message comes from: `fedmb client` starts this with a folder to wait in, and ends it.
 
-What is imported here need not be imported for a message; nothing here imports torch, starts a thread or opens a socket
-before it forks.
+What is imported here need not be imported for a message. Nothing of it imports torch or starts a thread.
 """
 
 from __future__ import annotations
