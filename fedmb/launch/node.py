@@ -33,6 +33,7 @@ SHORT_LIVES = 3  # in a row, before starting it again is given up; one may be a 
 AGAIN_SECONDS = 0.2  # before it is started again; each new server waits for its clients' SuperNodes
 PROBE_SECONDS = 5.0  # between two looks at whether the server answers; the SuperNode says nothing while it does not
 HEARD_SECONDS = 1.0  # a server looks for replies as often: with a key the next SuperNode is the same node, as if online
+FORGOTTEN_SECONDS = 65.0  # until Flower misses a node that nobody said goodbye for; its key lets no other in before
 KILLED = 128  # what a keeper's exit code is above where a signal ended the program
 WARM = "warm"  # folder in Flower's directory where the process waits that messages' are forked from
 MESSAGE_PROGRAM = "flwr-clientapp"  # what Flower starts for each message
@@ -98,7 +99,7 @@ class Node:
         return KeptRunning("warm", commands.warm(folder), commands.environment(home))
 
     def _supervise_node(self, stop: Event) -> None:
-        short_lives = 0
+        short_lives, patient_until = 0, 0.0
         while not stop.is_set():
             self._server.wait_until_let_in(stop, self._standing.beat)
             if stop.is_set():
@@ -115,8 +116,11 @@ class Node:
                 forget_node(self._directory)
             if code is None:
                 return
-            is_short = time.monotonic() - started < SHORT_LIFE_SECONDS and self._probe()  # or the server went, not it
-            short_lives = short_lives + 1 if is_short else 0
+            now = time.monotonic()
+            if code > KILLED:
+                patient_until = now + FORGOTTEN_SECONDS
+            is_short = now - started < SHORT_LIFE_SECONDS and now > patient_until
+            short_lives = short_lives + 1 if is_short and self._probe() else 0  # or the server went, not it
             if short_lives == SHORT_LIVES:
                 raise FedmbError(
                     f"a SuperNode must keep running, it ended at once {SHORT_LIVES} times, last with code {code}; read "
@@ -130,10 +134,10 @@ class Node:
     def _say_goodbye(self, stop: Event) -> None:
         """For the node that was there before, here or in an earlier life of this client, if it was killed."""
         if (former := noted_node(self._directory)) is not None:
-            is_told = self._server.leave(former)
-            log.info("node was killed node=%d told=%s", former, is_told)
+            was_listed = self._server.leave(former)
             forget_node(self._directory)
-            if is_told:
+            if was_listed:
+                log.info("killed node taken off the server's list node=%d", former)
                 stop.wait(HEARD_SECONDS)
 
     def _watched_end(self, child: Child, stop: Event) -> int | None:
