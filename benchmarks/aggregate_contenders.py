@@ -7,7 +7,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -78,7 +78,7 @@ def weight(client: int) -> float:
     return float(100 + client % 7)
 
 
-def aggregated(make: Callable[[], object], one: Round, *, in_one_piece: bool = False) -> float:
+def aggregated(make: Callable[[], Any], one: Round, *, in_one_piece: bool = False) -> float:
     """Seconds of one call of a strategy's own method."""
     strategy, replies = make(), one.in_one_piece() if in_one_piece else one.fresh()
     strategy._before = (one.flat if in_one_piece else one.records)[0]  # noqa: SLF001  # what configure_train would keep

@@ -58,7 +58,7 @@ def filled(address: str, *, quick: bool) -> list[Topic]:
     few, many = 8000 // part, 400_000 // part
     columns = {"x": random.standard_normal((ROWS, FEATURES), np.float32), "y": random.integers(0, 10, ROWS)}
     log = open_log(f"kafka://{address}/packed-{made}?partitions=0&driver=confluent")
-    writer = log.writer(f"packed-{made}", 0)
+    writer: Any = log.writer(f"packed-{made}", 0)
     writer.append_many([packed.encode(columns)] * few, codec_headers(packed))
     writer.close()
     writer = log.writer(f"samples-{made}", 0)

@@ -27,6 +27,7 @@ from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 from urllib.request import urlopen
 
 # This folder goes last, since files of clients' names lie in it.
@@ -139,7 +140,7 @@ def our_rounds(place: Path, rows: list[Path], rounds: int, steps: int, *, reside
     return [after - before for before, after in pairwise(ended)]
 
 
-def duty_cycle(place: Path, rows: list[Path], rounds: int, seconds: float) -> dict[str, object]:
+def duty_cycle(place: Path, rows: list[Path], rounds: int, seconds: float) -> dict[str, Any]:
     """The share of its time that each trainer computes, with whole rounds taken ahead."""
     steps = steps_in(seconds)
     train = {"steps": steps, "overlap_steps": steps, "sizing.size": 32, "learning_rate.rate": 0.02}

@@ -18,7 +18,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.torch
@@ -61,7 +61,8 @@ def through_flower(record: ArrayRecord) -> ArrayRecord:
     with no_object_id_recompute():
         name = message.object_id
         contents = {one: nested.deflate() for one, nested in get_all_nested_objects(message).items()}
-    return inflate_object_from_contents(name, contents).content.array_records[ARRAYS]
+    inflated: Any = inflate_object_from_contents(name, contents)
+    return inflated.content.array_records[ARRAYS]
 
 
 def num_objects(record: ArrayRecord) -> int:
