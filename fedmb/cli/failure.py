@@ -36,6 +36,7 @@ CODES: dict[type[errors.FedmbError], ExitCode] = {
     errors.TooManyRejected: ExitCode.DATA,
     errors.Unreachable: ExitCode.UNREACHABLE,
     errors.AccessDenied: ExitCode.DENIED,
+    errors.PrivacyExhausted: ExitCode.SETTINGS,
 }
 
 
