@@ -9,6 +9,11 @@ from hypothesis import settings
 from kafka_broker import KafkaBroker, RunningBroker
 from programs import OF_THE_SUITE
 
+# Several workers share the cores: a second thread of one waits, busily, for a core that another one has. Training in
+# ten lines takes ten times as long then. Read by torch and NumPy when they are imported.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 # Machines differ in speed; timings decide no test. The seed of a failure is printed by hypothesis itself.
 settings.register_profile("fedmb", deadline=None, print_blob=True)
 settings.load_profile("fedmb")

@@ -1,6 +1,6 @@
 """A run without end, as real processes: drained, killed at random moments, resumed, and given an end at last.
 
-The number of kills is 8; `make soak` raises it (FEDMB_KILLS).
+The number of kills is 5; `make soak` raises it (FEDMB_KILLS).
 """
 
 import json
@@ -24,7 +24,7 @@ from fedmb.tasks.digits import Digits
 from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import JsonLines, read_lines
 
-KILLS = int(os.environ.get("FEDMB_KILLS", "8"))
+KILLS = int(os.environ.get("FEDMB_KILLS", "5"))
 
 pytestmark = pytest.mark.timeout(900 + 10 * KILLS)
 ROUNDS = 150  # of the run that is never stopped; those that are killed end before

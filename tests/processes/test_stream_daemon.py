@@ -21,7 +21,7 @@ from fedmb.federation.stream_watch import DRAIN_SECONDS
 from fedmb.ingest.file_log import FileLog, FsyncPolicy
 from fedmb.ledger import Position
 
-KILLS = int(os.environ.get("FEDMB_KILLS", "20"))
+KILLS = int(os.environ.get("FEDMB_KILLS", "10"))
 RECORDS, PARTITIONS = 400 * KILLS, 4
 LOTS = 10  # that rows come in during each life
 

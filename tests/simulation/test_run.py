@@ -1,6 +1,6 @@
 """A simulation run, killed for real and resumed, must end with the bits of one that was never stopped.
 
-The number of kills is 12; `FEDMB_KILLS=1000 make soak` raises it.
+The number of kills is 6; `FEDMB_KILLS=1000 make soak` raises it.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from fedmb.simulation.run import simulate
 from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import JsonLines, read_lines
 
-KILLS = int(os.environ.get("FEDMB_KILLS", "12"))
+KILLS = int(os.environ.get("FEDMB_KILLS", "6"))
 ROUNDS = 10
 FAST = {"rounds.count": ROUNDS, "training.steps": 8, "streamed.rows_per_second": 2000.0, "replay.window": 1000}
 
