@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import hashlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -91,11 +92,13 @@ def _run(command: list[str]) -> bool:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback that nobody listens on, nor soon will: the kernel gives away only those from 32768 on."""
+    chance = random.SystemRandom()  # others may have seeded theirs
+    while True:
+        port = chance.randrange(10_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

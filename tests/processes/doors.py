@@ -12,15 +12,11 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from kafka_broker import free_port
 from programs import ROOT, environment, until
 
 from fedmb.access.door_plan import DoorPlan
 from fedmb.access.new_keys import make_node, make_server
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def make_keys(folder, nodes=("ward",)):

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from doors import free_port
+from kafka_broker import free_port
 from pause_points import POINTS
 from programs import PATIENT, ROOT, Program, command_line, figures_at, until
 

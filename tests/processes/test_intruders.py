@@ -98,9 +98,10 @@ def test_with_headers_that_came_before(door, keys, tmp_path):
     seen = headers(keys)
     assert post(door.address, keys / "authority.crt", KNOCK, seen)[0] == 204
     (tmp_path / "headers").write_text("".join(f"{name}: {value}\n" for name, value in seen.items()))
+    place = Path(__file__).parent
     told = subprocess.run(
         [sys.executable, "-c", REPLAY, door.address, keys / "authority.crt", PULL, tmp_path / "headers"],
-        env=environment() | {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{Path(__file__).parent}"},
+        env=environment() | {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{place}:{place.parent}"},
         capture_output=True,
         text=True,
         check=False,

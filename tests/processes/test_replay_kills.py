@@ -6,10 +6,10 @@ The number of kills is 20; `FEDMB_KILLS=1000 make soak` raises it.
 import os
 import random
 import signal
-import socket
 import threading
 
 import pytest
+from kafka_broker import free_port
 from replay_child import started
 from replay_service import is_whole, numbered
 
@@ -20,11 +20,6 @@ KILLS = int(os.environ.get("FEDMB_KILLS", "20"))
 CAPACITY = 4000
 BLOCK = 60
 DRAWN, MOST_DRAWS = 2000, 100  # rows and samples: a row that is there is missed with a chance of e^-50
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 class Service:

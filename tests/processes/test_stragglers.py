@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
-from doors import free_port
+from kafka_broker import free_port
 from programs import PATIENT, Program, until
 
 from fedmb.errors import NotEnoughData
