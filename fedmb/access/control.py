@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flwr.proto.control_pb2 import ListRunsRequest, ListRunsResponse, StopRunRequest
 
+from fedmb.access.knock import posted
 from fedmb.errors import FedmbError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 LIST, STOP = "/v1/control/list-runs", "/v1/control/stop-run"
 ANSWER_SECONDS = 10.0  # a SuperLink answers within some ms; a machine may be busy
-_MEDIA_TYPE = "application/protobuf"
 
 
 class RunStatus(NamedTuple):
@@ -56,16 +56,10 @@ def stop_run(address: str, run_id: int) -> None:
 
 def _asked(address: str, path: str, request: Message) -> bytes:
     connection = http.client.HTTPConnection(address, timeout=ANSWER_SECONDS)
-    try:
-        headers = {"content-type": _MEDIA_TYPE, "accept": _MEDIA_TYPE}
-        connection.request("POST", path, request.SerializeToString(), headers)
-        answer = connection.getresponse()
-        data: bytes = answer.read()
-    finally:
-        connection.close()
-    if answer.status >= http.HTTPStatus.BAD_REQUEST:
+    status, data = posted(connection, path, request.SerializeToString())
+    if status >= http.HTTPStatus.BAD_REQUEST:
         raise FedmbError(
-            f"a SuperLink must answer {path}, it says {answer.status}: {data[:200].decode(errors='replace')}; read "
+            f"a SuperLink must answer {path}, it says {status}: {data[:200].decode(errors='replace')}; read "
             "superlink.log"
         )
     return data

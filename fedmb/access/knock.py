@@ -15,7 +15,7 @@ from fedmb.access.refusal import Reason, refused_by
 from fedmb.errors import AccessDenied, SettingsError, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from threading import Event
 
@@ -27,6 +27,7 @@ AGAIN_SECONDS = 1.0  # between two knocks at a server that is not there
 _LATER = {Reason.EARLY, Reason.SUPERLINK, Reason.SLOW}  # what time may mend
 _NOT_YET_VALID, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64  # OpenSSL's numbers
 _ANSWER_BYTES = 65_536
+_MEDIA_TYPE = "application/protobuf"
 
 
 def knock(host: str, port: int, *, tls: bool, roots: Path | None = None, key: Path | None = None) -> None:
@@ -122,6 +123,24 @@ def connection_to(host: str, port: int, *, tls: bool, roots: Path | None) -> htt
     if tls:
         return http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=_context(roots))
     return http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+
+
+def posted(
+    connection: http.client.HTTPConnection, path: str, content: bytes, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
+    """Status and content of the answer to one of Flower's messages; closes the connection.
+
+    Raises:
+        OSError, http.client.HTTPException: nobody answers.
+    """
+    try:
+        connection.request(
+            "POST", path, content, {"content-type": _MEDIA_TYPE, "accept": _MEDIA_TYPE, **(headers or {})}
+        )
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
 
 
 def speaks_tls(host: str, port: int) -> bool:

@@ -14,7 +14,7 @@ import http.client
 import logging
 from typing import TYPE_CHECKING
 
-from fedmb.access.knock import connection_to, proof
+from fedmb.access.knock import connection_to, posted, proof
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEACTIVATE, UNREGISTER = "/v1/fleet/deactivate-node", "/v1/control/unregister-node"
-_MEDIA_TYPE = "application/protobuf"
 
 
 def leave(node: int, host: str, port: int, *, tls: bool, roots: Path | None = None, key: Path | None = None) -> bool:
@@ -47,15 +46,10 @@ def leave(node: int, host: str, port: int, *, tls: bool, roots: Path | None = No
     path, request = (
         (DEACTIVATE, DeactivateNodeRequest(node_id=node)) if tls else (UNREGISTER, UnregisterNodeRequest(node_id=node))
     )
-    headers = {"content-type": _MEDIA_TYPE, "accept": _MEDIA_TYPE} | proof(key)
-    connection = connection_to(host, port, tls=tls, roots=roots)
+    headers, connection = proof(key), connection_to(host, port, tls=tls, roots=roots)
     try:
-        connection.request("POST", path, request.SerializeToString(), headers)
-        answer = connection.getresponse()
-        answer.read()
+        status, _ = posted(connection, path, request.SerializeToString(), headers)
     except (OSError, http.client.HTTPException) as error:
         log.warning("node not taken off the list node=%d reason=%s", node, error)
         return False
-    finally:
-        connection.close()
-    return answer.status < http.HTTPStatus.BAD_REQUEST
+    return status < http.HTTPStatus.BAD_REQUEST
