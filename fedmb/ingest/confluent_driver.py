@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from fedmb.ingest.kafka_connection import KafkaConnection
+
+LEADER_PAUSE_SECONDS = 0.1  # between two questions while a partition's leader is elected
 
 _log = logging.getLogger(__name__)
 _second = itemgetter(1)
@@ -75,6 +78,8 @@ class ConfluentDriver:
             errors.GROUP_AUTHORIZATION_FAILED: lambda *found: access_denied(topic, found[-1]),
             errors._AUTHENTICATION: lambda *found: access_denied(topic, found[-1]),  # noqa: SLF001
         }
+        # A new topic's leader is not known to every broker at once, nor an old one's just after an election.
+        self._moving = {errors.NOT_LEADER_FOR_PARTITION, errors.LEADER_NOT_AVAILABLE}
         # A topic or partition may not exist yet.
         self._absent = {errors.UNKNOWN_TOPIC_OR_PART, errors._UNKNOWN_PARTITION, errors._UNKNOWN_TOPIC}  # noqa: SLF001
         self._harmless = {
@@ -233,20 +238,29 @@ class ConfluentDriver:
         """Answers by partition; the library's look-up by time takes its two special offsets as times."""
         if not partitions:
             return {}
-        try:
-            answers = self._consumer.offsets_for_times(
-                [self._named(partition, which) for partition in partitions], timeout=timeout_seconds
-            )
-        except self._library.KafkaException as error:
-            code = error.args[0].code()
-            if code in self._absent:
-                self._look_up(timeout_seconds)
-                return {}
-            raise self._error(code, -1, which, str(error)) from error
-        for answer in answers:
-            if answer.error is not None and answer.error.code() not in self._absent:
-                raise self._error(answer.error.code(), answer.partition, which, answer.error.str())
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            answers, failures = self._asked([self._named(partition, which) for partition in partitions], left)
+            codes = {failure.code() for _, failure in failures}
+            if not (codes & self._moving and left > LEADER_PAUSE_SECONDS):
+                break
+            time.sleep(LEADER_PAUSE_SECONDS)
+            self._look_up(left)  # the library asks whom it knows as the leader until it is told of another one
+        if not answers and codes <= self._absent:
+            self._look_up(timeout_seconds)
+        for partition, failure in failures:
+            if failure.code() not in self._absent:
+                raise self._error(failure.code(), partition, which, failure.str())
         return {answer.partition: answer.offset for answer in answers if answer.error is None and answer.offset >= 0}
+
+    def _asked(self, named: list[Any], seconds: float) -> tuple[list[Any], list[tuple[int, Any]]]:  # untyped library
+        """Answers on these partitions and their times, and errors by partition, -1 for that of the whole question."""
+        try:
+            answers = self._consumer.offsets_for_times(named, timeout=seconds)
+        except self._library.KafkaException as error:
+            return [], [(-1, error.args[0])]
+        return answers, [(answer.partition, answer.error) for answer in answers if answer.error is not None]
 
     def _look_up(self, timeout_seconds: float) -> None:
         """Wait for a broker; a topic that we may not see looks like one that does not exist everywhere else.

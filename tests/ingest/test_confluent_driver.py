@@ -5,6 +5,7 @@ import time
 from contextlib import closing
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from kafka_topics import LONG, fill, make_topic
 
 from fedmb.errors import SettingsError
@@ -46,3 +47,33 @@ def test_an_answer_may_be_as_small_as_the_connection_says(kafka, topic):
             count += sum(len(stretch.records) for stretch in driver.fetch(0.5, 100))
 
     assert count == 20
+
+
+class NotTheLeader:
+    """A consumer whose broker knows itself as no leader for the first questions, as just after a topic is made."""
+
+    def __init__(self, consumer, count):
+        self.consumer, self.left = consumer, count
+
+    def __getattr__(self, name):
+        return getattr(self.consumer, name)
+
+    def offsets_for_times(self, named, timeout):
+        self.left -= 1
+        if self.left < 0:
+            return self.consumer.offsets_for_times(named, timeout=timeout)
+        raise KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION))
+
+
+def test_offsets_are_asked_again_while_a_leader_is_elected(kafka, topic):
+    make_topic(kafka.address, topic)
+    fill(kafka.address, topic, [b"x"] * 3)
+    connection = KafkaConnection(servers=(kafka.address,), driver="confluent")
+    with closing(ConfluentDriver("here", topic, connection)) as driver:
+        driver._consumer = NotTheLeader(driver._consumer, 2)
+
+        assert driver.end_offsets([0], LONG) == {0: 3}
+
+        driver._consumer.left = sys.maxsize
+        with pytest.raises(KafkaException, match="Not leader"):
+            driver.end_offsets([0], 0.3)
