@@ -186,8 +186,14 @@ class KafkaPythonDriver:
         self._consumer.close(autocommit=False, timeout_ms=int(CLOSE_SECONDS * 1000))
 
     def _join(self) -> None:
-        """Sit out a rebalance: 3.0.12 starts another one when the answer comes between two short polls."""
+        """Sit out a rebalance: 3.0.12 starts another one when the answer comes between two short polls.
+
+        Where it joins because the topic has changed, it holds the rebalance for done as soon as it has dealt partitions
+        to all members: a poll that ends before the broker has confirmed leaves it without any of them, for ever.
+        """
         coordinator = self._consumer._coordinator  # noqa: SLF001  # no public way
+        if coordinator.rejoining and not coordinator.need_rejoin():
+            coordinator.request_rejoin()
         if coordinator.need_rejoin():
             coordinator.poll(timeout_ms=int(JOIN_SECONDS * 1000))
 

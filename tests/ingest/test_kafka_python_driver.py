@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import time
 from contextlib import closing
 
 import pytest
 from confluent_kafka import Producer
+from kafka.coordinator.base import MemberState
 from kafka_topics import LONG, fill_numbered, make_topic
 
 from fedmb.errors import SettingsError
-from fedmb.ingest import kafka_python_consumer
+from fedmb.ingest import kafka_python_consumer, kafka_python_driver
 from fedmb.ingest.kafka_connection import KafkaConnection
 from fedmb.ingest.kafka_python_driver import KafkaPythonDriver
 
@@ -51,3 +53,30 @@ def test_a_resumed_partition_is_read_again_when_the_one_in_line_is_exhausted(kaf
 
     assert len(others) == 10  # and then once more, which is what exhausts its stretch
     assert rest == list(range(5, 10))
+
+
+def test_a_member_whose_poll_ends_while_it_deals_partitions_gets_its_own(kafka, topic, monkeypatch):
+    """The library takes that rebalance for done, and heeds the broker's answer no more."""
+    connection = KafkaConnection(servers=(kafka.address,), group=topic, member="one")
+    with closing(KafkaPythonDriver("here", topic, connection, is_member=True)) as driver:
+        coordinator = driver._consumer._coordinator
+        while coordinator.state is not MemberState.STABLE:
+            driver.fetch(0.1, 9)
+        deal, is_cut = coordinator._perform_assignment, []
+
+        def deal_slowly(*told):
+            dealt = deal(*told)
+            time.sleep(0.5)  # the library's thread: the poll's time is up before the broker is told
+            return dealt
+
+        monkeypatch.setattr(coordinator, "_perform_assignment", deal_slowly)
+        monkeypatch.setattr(kafka_python_driver, "JOIN_SECONDS", 0.1)
+        make_topic(kafka.address, topic)
+        coordinator._cluster.request_update()
+        deadline = time.monotonic() + LONG
+        while not driver.assigned() and time.monotonic() < deadline:
+            driver.fetch(0.05, 9)
+            is_cut.append(coordinator.rejoining and not coordinator.need_rejoin())
+
+        assert any(is_cut), "no poll ended in between"
+        assert driver.assigned() == {0}

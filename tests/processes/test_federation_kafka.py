@@ -207,6 +207,6 @@ def test_members_of_a_group_go_on_with_the_model_and_learn_each_row_once(federat
     assert [entry["round"] for entry in entries] == [4, 5]
     assert entries[-1]["clients"] == 2, "each has kept partitions of its own since the first round"
     assert entries[-1]["rejected"] == {}
-    assert rows == sum(entry["rows"]["stream"] for entry in entries)
+    assert rows == sum(entry["rows"].get("stream", 0) for entry in entries) > 0
     assert rows == sum(state.learnt.get(member, {}).get("stream", 0) for member in "ab")
     assert [state.ledger.position(one) for one in federation.partitions] == list(before.ledger.values())
