@@ -14,6 +14,7 @@ from fedmb.errors import SettingsError
 from fedmb.training.choices import OptimizerName, check_momentum
 from fedmb.training.named_object import named_object
 from fedmb.training.optimizers import Lamb, Lars, parameter_groups
+from fedmb.training.uncompiled import spare_compiler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,6 +69,7 @@ def optimizer_of(
     settings = {key: value for key, value in settings.items() if key in _arguments(kind)} | dict(options or {})
     if name in _WITH_FUSED_KERNEL and not settings.get("foreach"):
         settings.setdefault("fused", _can_fuse(groups))
+    spare_compiler()
     try:
         built: Optimizer = kind(groups, **settings)
     except (TypeError, ValueError) as error:

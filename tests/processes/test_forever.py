@@ -38,7 +38,7 @@ SETTINGS = {
 }
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
+PROCESSES.set_forkserver_preload(["torch", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
 
 
 @pytest.fixture(scope="module")

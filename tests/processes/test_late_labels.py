@@ -28,7 +28,7 @@ KILLS = 6
 pytestmark = pytest.mark.timeout(900)  # idle: a minute; other work on the machine multiplies it
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
+PROCESSES.set_forkserver_preload(["torch", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
 
 
 def version_of(place):

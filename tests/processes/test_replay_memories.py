@@ -37,7 +37,7 @@ FAST = {
 LONG = {"rounds.count": 10, "training.steps": 40, "streamed.drift_at": 0.4, "private.clients": 0}
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
+PROCESSES.set_forkserver_preload(["torch", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
 
 
 def run_once(path, changes):

@@ -37,7 +37,7 @@ SLACK = 1.1
 MAX_SLOPE = 1 << 20  # bytes a minute
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
+PROCESSES.set_forkserver_preload(["torch", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
 
 
 CODEC = PackedCodec(counting.SCHEMA)

@@ -25,7 +25,7 @@ KILLS = int(os.environ.get("FEDMB_KILLS", "50"))
 RECORDS, PARTITIONS = 40_000, 4
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
+PROCESSES.set_forkserver_preload(["torch", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 The freeze takes 30 s, longer than a request may, and there are 100 cuts (FEDMB_FREEZE_SECONDS, FEDMB_CUTS).
 """
 
+import math
 import multiprocessing
 import os
 import random
@@ -26,8 +27,8 @@ pytestmark = [pytest.mark.timeout(0), pytest.mark.soak]
 
 DRIVERS = ("kafka-python", "confluent")
 FREEZE_SECONDS = float(os.environ.get("FEDMB_FREEZE_SECONDS", "30"))
-RECORDS, PARTITIONS = 40_000, 4
 CUTS = int(os.environ.get("FEDMB_CUTS", "100"))
+RECORDS, PARTITIONS = 40_000 * math.ceil(max(CUTS, 100) / 100), 4  # so that rows flow all the time
 STEP_SECONDS = 0.012  # of the trainer while the broker dies and freezes: it takes up what there is in half a second
 CUT_SECONDS = 0.6  # that the pour should last for each cut
 CUT_STEP_SECONDS = CUTS * CUT_SECONDS / (RECORDS / 2 / counting.BATCH)  # of the trainer meanwhile
@@ -38,12 +39,12 @@ FETCH = "fetch_bytes=16384"
 HELD = 1500  # rows, at most: two times so many bytes of each partition
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
+PROCESSES.set_forkserver_preload(["torch", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
 
 
 @pytest.fixture(scope="module")
 def broker():
-    """A broker that clients reach through `broker.proxy` alone, with a topic of 40,000 rows."""
+    """A broker that clients reach through `broker.proxy` alone, with a topic of 40,000 rows, or more for more cuts."""
     port = free_port()
     with TcpProxy(port) as proxy, KafkaBroker(port=port, advertised=proxy.address, settings=SMALL) as running:
         running.proxy = proxy
@@ -99,7 +100,11 @@ class Pour:
 
     def learnt(self):
         """How many rows were lost and how many learnt twice, once the trainer has them all."""
-        until(lambda: not self.trainer.is_alive(), 300, lambda: f"{self.driver}: {figures(self.daemon)}")
+        until(
+            lambda: not self.trainer.is_alive(),
+            300 * RECORDS / 40_000,
+            lambda: f"{self.driver}: {figures(self.daemon)}",
+        )
         assert self.trainer.exitcode == 0, self.driver
         counts = checkpoint.newest(self.place / "run" / "checkpoints").arrays["learnt"]
         return int(np.sum(counts < 1)), int(np.sum(counts > 1))

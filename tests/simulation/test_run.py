@@ -28,7 +28,7 @@ ROUNDS = 10
 FAST = {"rounds.count": ROUNDS, "training.steps": 8, "streamed.rows_per_second": 2000.0, "replay.window": 1000}
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
+PROCESSES.set_forkserver_preload(["torch", "fedmb.simulation.run", "fedmb.telemetry.sinks"])
 
 
 def settings(**changes):
