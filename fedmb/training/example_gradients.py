@@ -171,7 +171,7 @@ class ExampleGradients:
             parameter.grad = parameter.grad_sample = None  # type: ignore[attr-defined]  # Opacus' own
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Full backward hook is firing")  # the first layer's, whose rows need none
-            torch.autograd.backward(losses, torch.ones_like(losses))
+            torch.autograd.backward(losses.sum())
         found: list[Tensor | None] = []
         self._wholes = [parameter.grad for parameter in self._parameters]
         for (parameter, name), whole in zip(self._names.items(), self._wholes, strict=True):

@@ -32,6 +32,7 @@ from fedmb.training.precision import Precision
 from fedmb.training.rollback import KeptBuffers
 from fedmb.training.tally import Seen, check_per_example
 from fedmb.training.task import Task, tensors
+from fedmb.training.uncompiled import backward_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -224,7 +225,7 @@ class TrainStep:
         if self.private is not None:
             self.private.backward(losses, total)
         else:
-            torch.autograd.backward(losses, weights if self._plain else self.precision.scaled(weights))
+            backward_from(losses, weights if self._plain else self.precision.scaled(weights))
         figures = {"loss": losses.detach()}
         for name, values in self.task.metrics(outputs, rows).items():
             check_per_example(values, len(micro))

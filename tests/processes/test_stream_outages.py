@@ -62,10 +62,10 @@ class SlowRing(RingSource):
         return super().take(size)
 
 
-def learn_slowly(ring, place, step_seconds):
+def learn_slowly(ring, place, rows, step_seconds):
     SlowRing.step_seconds = step_seconds
     counting.RingSource = SlowRing
-    counting.learn(ring, place, RECORDS)
+    counting.learn(ring, place, rows)
 
 
 class Pour:
@@ -78,7 +78,7 @@ class Pour:
         self.last_rows, self.last_at = -1.0, 0.0
         self.step_seconds = PROCESSES.Value("d", STEP_SECONDS)
         self.daemon = daemon(place, url, ring, f"max_bytes={counting.RING_BYTES}", "flush_seconds=0.2")
-        self.trainer = PROCESSES.Process(target=learn_slowly, args=(ring, place, self.step_seconds))
+        self.trainer = PROCESSES.Process(target=learn_slowly, args=(ring, place, RECORDS, self.step_seconds))
         self.trainer.start()
 
     def rows(self):
