@@ -72,7 +72,7 @@ def flower_rounds(place: Path, rows: list[Path], rounds: int, steps: int) -> lis
     # Ours polls five times as often; Flower's app is to be as its users have it.
     environment = commands.environment(home) | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.0"}
     listen = Listen("127.0.0.1", usable_port("127.0.0.1", 0))
-    (home / "config.toml").write_text(commands.connection(listen.own_address))
+    (home / "config.toml").write_text(f'[superlink.bench]\naddress = "{listen.own_address}"\ninsecure = true\n')
     run = home / "run.toml"
     run.write_text(f'num-rounds = {rounds}\nsteps = {steps}\ntimes = "{times}"\n')
     with ExitStack() as running, (place / "flower.log").open("wb") as log:
@@ -87,7 +87,8 @@ def flower_rounds(place: Path, rows: list[Path], rounds: int, steps: int) -> lis
             config.write_text(f"rows = {value_text(file)}\n")
             port = usable_port("127.0.0.1", 0)
             start(commands.supernode(Server(listen.own_address), port=port, node_config=config))
-        start(commands.submit(ROOT / "benchmarks" / "flower-app", run))
+        app = str(ROOT / "benchmarks" / "flower-app")
+        start([commands.executable("flwr"), "run", app, "bench", "--run-config", str(run)])
         until(
             lambda: times.exists() and len(times.read_text().split("\n")) > rounds + 1, "Flower's rounds", 60 * rounds
         )

@@ -1,9 +1,9 @@
 """Flower's programs that every message or every start pays for, without what their packages import beside them.
 
 `flwr-clientapp` is a new process for each message. Its package imports the SuperNode too, with a database and a web
-framework: 0.65 s of its 1.5 s on a processor. The package of `flower-superexec` imports programs for agents, as long.
-So the one module is imported alone, its package as an empty one. Where a later Flower has no such module, or does not
-bear that, its program is run as it is.
+framework: 0.65 s of its 1.5 s on a processor. The package of `flower-superexec` imports programs for agents, as long;
+that of `flwr-serverapp` the whole SuperLink, 0.9 s. So the one module is imported alone, its package as an empty one.
+Where a later Flower has no such module, or does not bear that, its program is run as it is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SUBMODULES = {
     "flwr-clientapp": ("flwr.supernode.cli", "flwr_clientapp"),
     "flower-superexec": ("flwr.supercore.cli", "flower_superexec"),
+    "flwr-serverapp": ("flwr.superlink.cli", "flwr_serverapp"),
 }
 """Package and module of each program; the function in it has the module's name."""
 

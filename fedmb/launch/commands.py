@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING
 from fedmb.errors import FedmbError
 from fedmb.federation.flower_programs import SUBMODULES
 from fedmb.launch.folders import bundle
-from fedmb.settings.toml import value_text
 
 if TYPE_CHECKING:
     from fedmb.launch.endpoint import Server
 
-CONNECTION = "fedmb"  # name of the connection in Flower's configuration
 PROGRAMS = "bin"  # folder of our starters in Flower's directory
 _LONGEST_FIRST_LINE = 127  # bytes that older Linux kernels read of one
 # Flower's 1.0 s costs up to a second at every message. 0.05 s would save 75 ms of that, and keep a fifth of a core busy
@@ -154,18 +152,3 @@ def trainer(settings: Path) -> list[str]:
 def warm(folder: Path) -> list[str]:
     """What waits in `folder` to be the process that Flower starts for a message."""
     return [sys.executable, "-P", str(bundle() / "clients" / "warm.py"), str(folder)]
-
-
-def connection(place: str) -> str:
-    """Flower's configuration file, which names the SuperLink at `host:port` on loopback to its command line."""
-    return f"[superlink.{CONNECTION}]\naddress = {value_text(place)}\ninsecure = true\n"
-
-
-def submit(app: Path, run_config: Path) -> list[str]:
-    """Start a run of a staged app; answers JSON with its "run-id"."""
-    return [executable("flwr"), "run", str(app), CONNECTION, "--run-config", str(run_config), "--format", "json"]
-
-
-def follow(run_id: str) -> list[str]:
-    """Print what the ServerApp of a run says until the run is over."""
-    return [executable("flwr"), "log", run_id, CONNECTION, "--stream"]

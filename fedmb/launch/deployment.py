@@ -13,21 +13,20 @@ others reach, and the SuperLink has a port of its own; without, whoever can reac
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from fedmb.access.control import run_status, stop_run
+from fedmb.access.control import run_status, start_run, stop_run
+from fedmb.access.run_log import RunLog
 from fedmb.errors import FedmbError
 from fedmb.federation.deployed_server import failure_from
 from fedmb.launch import commands
@@ -37,7 +36,6 @@ from fedmb.launch.endpoint import Listen, usable_port
 from fedmb.launch.keeper import GRACE_SECONDS
 from fedmb.launch.server_process import ServerProcess
 from fedmb.launch.staging import SETTINGS_KEY, stage
-from fedmb.settings.toml import value_text
 
 if TYPE_CHECKING:
     from fedmb.access.control import RunStatus
@@ -49,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HEALTHY_SECONDS = 60.0  # a SuperLink needs 2 to 4 s on an idle machine of two cores
-COMMAND_SECONDS = 60.0  # Flower's short commands take 1 to 2 s
+LAST_WORDS_SECONDS = 0.6  # the SuperLink passes words on twice a second
 FINISHED_SECONDS = 10.0  # between the end of a run's log and its final status
 BEGIN_SECONDS = 180.0  # between a run's submission and its first moment at work; torch is imported between
 ENDING_SECONDS = GRACE_SECONDS + 1.0  # a SuperLink that died is known to have after its keeper ended the rest
@@ -96,9 +94,6 @@ class Deployment:
             self._app = stage(app, self._home)
             commands.put_programs(self._home)
             self._environment = commands.environment(self._home)
-            (self._home / "config.toml").write_text(
-                commands.connection(self.superlink_address.own_address), encoding="utf-8"
-            )
             self._door = (
                 DoorKeeper(
                     *(listen, self.superlink_address, limits, self._home, self._environment),
@@ -154,13 +149,8 @@ class Deployment:
                 server's process ended with. Flower's own exit codes do not tell.
             OSError: the server's disk took no more.
         """
-        run_config = self._home / "run-config.toml"
-        run_config.write_text(f"{SETTINGS_KEY} = {value_text(self._run.config)}\n", encoding="utf-8")
         with ServerProcess(self._run.lock) as process:
-            submitted = self._answer(commands.submit(self._app, run_config))
-            if submitted is None:
-                return
-            run_id = int(submitted["run-id"])
+            run_id = self._submitted()
             try:
                 self._follow(run_id, process)
             except Lost as lost:
@@ -173,12 +163,14 @@ class Deployment:
 
     def _follow(self, run_id: int, process: ServerProcess) -> None:
         """Until the run has ended as it should."""
-        submitted = time.monotonic()
+        submitted, heard = time.monotonic(), 0.0
         while True:
-            with Child(commands.follow(str(run_id)), environment=self._environment, output=sys.stderr) as follower:
-                while follower.poll() is None and not process.is_gone and not self._told_to_stop():
+            with RunLog(self.superlink_address.own_address, run_id, sys.stderr, after=heard) as said:
+                while not (said.is_over or process.is_gone or self._told_to_stop()):
                     self._check_superlink()
                     self._note_begin(process, submitted)
+                said.wait(0.0 if self._drain.over.is_set() else LAST_WORDS_SECONDS)
+                heard = said.latest
             if self._drain.over.is_set():
                 return
             is_gone = process.is_gone
@@ -232,21 +224,15 @@ class Deployment:
                 f"the SuperLink must say how a run stands, it does not ({error!r}); read {self.log_file}"
             ) from error
 
-    def _answer(self, command: list[str]) -> dict[str, Any] | None:
-        """What one of Flower's short commands answers; None when we are to stop."""
-        with Child(command, environment=self._environment, output=subprocess.PIPE) as child:
-            deadline = time.monotonic() + COMMAND_SECONDS
-            while child.poll() is None and time.monotonic() < deadline:
-                if self._told_to_stop():
-                    return None
-            child.stop()
-            text = child.finished_output()
-        with suppress(ValueError):
-            answer: dict[str, Any] = json.loads(text[text.index("{") :])
-            if answer.get("success"):
-                return answer
-        self._check_superlink(ENDING_SECONDS)
-        raise FedmbError(f"`{Path(command[0]).name} {command[1]}` must succeed, it says: {text.strip()}")
+    def _submitted(self) -> int:
+        """Flower's id of a new run of the app."""
+        try:
+            return start_run(self.superlink_address.own_address, self._app, {SETTINGS_KEY: str(self._run.config)})
+        except (OSError, HTTPException) as error:
+            self._check_superlink(ENDING_SECONDS)
+            raise FedmbError(
+                f"the SuperLink must start a run, it does not ({error!r}); read {self.log_file}"
+            ) from error
 
     def _told_to_stop(self) -> bool:
         """Wait a moment; True once we are to stop, and then the SuperLink drains while the caller's program does."""

@@ -1,14 +1,64 @@
 """What a SuperLink is asked on loopback; tests/processes asks real ones."""
 
+import hashlib
+import io
+import zipfile
+
 import pytest
-from flwr.proto.control_pb2 import ListRunsRequest, ListRunsResponse, StopRunRequest
+from flwr.proto.control_pb2 import (
+    ListRunsRequest,
+    ListRunsResponse,
+    StartRunRequest,
+    StartRunResponse,
+    StopRunRequest,
+)
 from flwr.proto.run_pb2 import Run, RunStatus
 from hearing import Hearing
 
-from fedmb.access.control import LIST, STOP, run_status, stop_run
-from fedmb.errors import FedmbError
+from fedmb.access.control import LIST, START, STOP, run_status, start_run, stop_run
+from fedmb.errors import FedmbError, SettingsError
 
 RUN = 2**63 + 5  # Flower's ids fill 64 bits
+
+
+@pytest.fixture
+def app(tmp_path):
+    """A directory that Flower takes for an app."""
+    (tmp_path / "app.py").write_text("app = 1\n")
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "small"\nversion = "1.0.0"\nlicense = "MIT"\ndescription = "small"\n'
+        '[tool.flwr.app]\npublisher = "us"\n[tool.flwr.app.components]\nserverapp = "app:app"\nclientapp = "app:app"\n'
+    )
+    return tmp_path
+
+
+def test_a_run_is_started_with_an_app_and_words_for_it(app):
+    server = Hearing(200, answer=StartRunResponse(run_id=RUN).SerializeToString())
+
+    found = start_run(f"127.0.0.1:{server.port}", app, {"settings": "here.toml"})
+
+    server.close()
+    told = StartRunRequest.FromString(server.body)
+    assert (found, server.path) == (RUN, START)
+    assert told.override_config["settings"].string == "here.toml"
+    assert {"app.py", "pyproject.toml"} <= set(zipfile.ZipFile(io.BytesIO(told.fab.content)).namelist())
+    assert told.fab.hash_str == hashlib.sha256(told.fab.content).hexdigest()
+
+
+def test_a_run_that_is_not_started_says_why(app):
+    server = Hearing(200, answer=StartRunResponse(note="no federation").SerializeToString())
+
+    with pytest.raises(FedmbError, match="must start a run, it says: no federation"):
+        start_run(f"127.0.0.1:{server.port}", app, {})
+
+    server.close()
+
+
+def test_an_app_that_flower_refuses_says_why(app):
+    (app / "pyproject.toml").write_text('[project]\nname = "small"\n')
+
+    with pytest.raises(SettingsError, match=r"must take the app in .*, it says: Invalid Flower App"):
+        start_run("127.0.0.1:9", app, {})
 
 
 @pytest.mark.parametrize(

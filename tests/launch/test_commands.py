@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -116,9 +115,3 @@ def test_a_supernode_trusts_what_it_is_told_to(tls, tmp_path):
     assert given[3:7] == ["--root-certificates", str(tls[2]), "--auth-supernode-private-key", str(tls[1])]
     assert not {"--insecure", "--root-certificates"} & set(system)
     assert not [part for part in given if "contents" in part]
-
-
-def test_the_connection_names_the_superlink():
-    found = tomllib.loads(commands.connection("[::1]:8123"))
-
-    assert found["superlink"]["fedmb"] == {"address": "[::1]:8123", "insecure": True}

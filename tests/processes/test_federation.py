@@ -211,7 +211,7 @@ def test_a_run_that_fails_says_why_over_tls(tmp_path):
     assert "client ward: task 'nowhere:Nothing' must be importable" in server.log
 
 
-PROGRAMS = ("keeper.py", "flower-superlink", "flower-superexec", "flwr-serverapp", "flwr log")
+PROGRAMS = ("keeper.py", "flower-superlink", "flower-superexec", "flwr-serverapp")
 
 
 @pytest.fixture
