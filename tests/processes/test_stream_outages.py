@@ -32,6 +32,7 @@ RECORDS, PARTITIONS = 40_000 * math.ceil(max(CUTS, 100) / 100), 4  # so that row
 STEP_SECONDS = 0.012  # of the trainer while the broker dies and freezes: it takes up what there is in half a second
 CUT_SECONDS = 0.6  # that the pour should last for each cut
 CUT_STEP_SECONDS = CUTS * CUT_SECONDS / (RECORDS / 2 / counting.BATCH)  # of the trainer meanwhile
+PATIENCE = FREEZE_SECONDS + counting.PATIENCE  # of a trainer: a short batch would count as rows learnt more than once
 BACK_SECONDS = 10.0  # for rows to flow again; it takes a fifth of that
 # A daemon holds little beyond its ring, so that the other rows have to come from the broker after the outage.
 SMALL = {"message.max.bytes": "16384"}
@@ -62,7 +63,8 @@ class SlowRing(RingSource):
         return super().take(size)
 
 
-def learn_slowly(ring, place, rows, step_seconds):
+def learn_slowly(ring, place, rows, step_seconds, patience):
+    counting.PATIENCE = patience
     SlowRing.step_seconds = step_seconds
     counting.RingSource = SlowRing
     counting.learn(ring, place, rows)
@@ -78,7 +80,7 @@ class Pour:
         self.last_rows, self.last_at = -1.0, 0.0
         self.step_seconds = PROCESSES.Value("d", STEP_SECONDS)
         self.daemon = daemon(place, url, ring, f"max_bytes={counting.RING_BYTES}", "flush_seconds=0.2")
-        self.trainer = PROCESSES.Process(target=learn_slowly, args=(ring, place, RECORDS, self.step_seconds))
+        self.trainer = PROCESSES.Process(target=learn_slowly, args=(ring, place, RECORDS, self.step_seconds, PATIENCE))
         self.trainer.start()
 
     def rows(self):
