@@ -74,10 +74,10 @@ class PacedRing(RingSource):
         return super().take(size)
 
 
-def learn_at_its_pace(ring, place):
+def learn_at_its_pace(ring, place, rows):
     task = counting.Counting
     counting.Counting, counting.RingSource = lambda _rows: task(CYCLE), PacedRing
-    counting.learn(ring, place, CYCLES * CYCLE)
+    counting.learn(ring, place, rows)
 
 
 def slope(samples):
@@ -106,7 +106,7 @@ def test_a_flood_is_held_back_and_takes_no_memory(kafka, topic, tmp_path, capsys
         stack.callback(is_over.set)
         for name in DRIVERS:
             trainers[name] = PROCESSES.Process(
-                target=learn_at_its_pace, args=(tmp_path / name / "rows.ring", tmp_path / name)
+                target=learn_at_its_pace, args=(tmp_path / name / "rows.ring", tmp_path / name, CYCLES * CYCLE)
             )
             trainers[name].start()
             stack.callback(trainers[name].join)
