@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 SERVED ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Whatever the shell says: the suite starts hundreds of processes, and each would compile half of fedmb again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .PHONY: help install demo test kafka soak compose-test bench-step bench-loader bench-kafka bench-replay bench-aggregate bench-byzantine bench-round bench-wire cartpole lint types format reference wheel clean
