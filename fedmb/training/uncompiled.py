@@ -22,6 +22,7 @@ from torch.autograd import graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from importlib.machinery import ModuleSpec
 
     from torch import Tensor
 
@@ -31,8 +32,8 @@ _run: Callable[..., Any] | None = getattr(graph, "_engine_run_backward", None)  
 
 def spare_compiler() -> None:
     """Let optimisers do without the compiler until somebody compiles; does nothing where it is imported already."""
-    if COMPILER not in sys.modules:
-        stand_in = _StandIn(COMPILER)
+    if COMPILER not in sys.modules and (found := find_spec(COMPILER)) is not None:
+        stand_in = _StandIn(found)
         sys.modules[COMPILER] = stand_in
         setattr(torch, COMPILER.rpartition(".")[2], stand_in)  # `import torch._dynamo` binds `torch` alone
 
@@ -52,11 +53,11 @@ def backward_from(values: Tensor, weights: Tensor) -> None:
 class _StandIn(ModuleType):
     """In the compiler's place until anything but `graph_break` and torch's own `disable` is asked of it."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        found = find_spec(name)
-        del self.__loader__, self.__package__, self.__doc__  # asked of the compiler too
-        self.__dict__.update(__spec__=found, _lock=RLock())  # each import looks at the first
+    def __init__(self, found: ModuleSpec) -> None:
+        super().__init__(found.name)
+        # What imports and `inspect` look at in every module that there is.
+        told = {"__spec__": found, "__file__": found.origin, "__loader__": found.loader, "__package__": found.name}
+        self.__dict__.update(told, _lock=RLock())
 
     def graph_break(self, msg: str = "") -> None:
         """Nothing to break: nobody traces."""
