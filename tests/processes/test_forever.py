@@ -109,7 +109,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(filled, tmp_path, capsys):
             process.start()
             process.join(chance.uniform(0.2, 1.2))
             assert process.exitcode is None, f"seed {seed}: a run without end ended"
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
             process.join()
             kills += 1
         last = min(version_of(path) + 3, ROUNDS)

@@ -83,11 +83,11 @@ def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_bits(undisturbed, 
             process = PROCESSES.Process(target=run_once, args=(path,))
             process.start()
             process.join(chance.uniform(0.0, duration))
-            if process.exitcode is not None:
+            process.kill()
+            process.join()
+            if process.exitcode != -signal.SIGKILL:
                 assert process.exitcode == 0, f"seed {seed}: a resumed run failed"
                 break
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
             kills += 1
             found = checkpoint.generations(path / "checkpoints")
             rounds_at_kill.append(found[-1][0] if found else 0)
