@@ -59,13 +59,10 @@ def weighted_sum(
         for block in blocks:
             total, gathered = totals[: block.size], scratch[: block.size]
             total.fill(0.0)
-            for kept, coefficient in terms:
-                if kernels is not None and block.run.dtype in kernels.SUMMED:
-                    at = 0
-                    for part in kept.parts(block):
-                        kernels.add_weighted(total[at : at + part.size], part, coefficient)
-                        at += part.size
-                else:
+            if kernels is not None and block.run.dtype in kernels.SUMMED:
+                kernels.add_all(total, ((kept.parts(block), coefficient) for kept, coefficient in terms))
+            else:
+                for kept, coefficient in terms:
                     gather(kept, block, gathered)
                     add_weighted(total, gathered, coefficient, gathered)
             total /= divisor

@@ -20,20 +20,36 @@ def test_the_compiled_step_is_numpys_bit_for_bit(dtype):
     assert ours.tobytes() == numpys.tobytes()
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 9])
+@pytest.mark.parametrize(("cuts", "others"), [((), ()), ((1, 700), (1, 700)), ((), (500,))])
+def test_models_in_one_pass_are_added_in_their_order(count, cuts, others):
+    random = np.random.default_rng(count)
+    models = (random.standard_normal((count, 1000)) * 10.0 ** random.integers(-30, 30, (count, 1))).astype(np.float32)
+    weights = random.uniform(0.1, 3.0, count).tolist()
+    ours, numpys = np.zeros(1000), np.zeros(1000)
+    parts = [np.split(one, others if number % 4 == 3 else cuts) for number, one in enumerate(models)]
+    sum_kernels.add_all(ours, zip(parts, weights, strict=True))
+    for one, weight in zip(models, weights, strict=True):
+        add_weighted(numpys, one, weight)
+
+    assert ours.tobytes() == numpys.tobytes()
+
+
+@pytest.mark.parametrize("clients", [5, 9])
 @pytest.mark.parametrize("rule", [Mean(), ClippedMean(norm=3.0)])
-def test_rules_give_the_same_bits_with_and_without_it(rule, monkeypatch):
+def test_rules_give_the_same_bits_with_and_without_it(rule, clients, monkeypatch):
     random = np.random.default_rng(1)
     kinds = {"w": np.float32, "v": np.float64, "h": np.float16, "tiny": np.float32}
     arrays = [
         {name: random.standard_normal(3 if name == "tiny" else 40_001).astype(kind) for name, kind in kinds.items()}
-        for _ in range(5)
+        for _ in range(clients)
     ]
     before = {name: np.zeros_like(array) for name, array in arrays[0].items()}
-    plain = rule.combine(stacked(arrays, [1, 2, 3, 4, 5]), before)
+    plain = rule.combine(stacked(arrays, range(1, clients + 1)), before)
     monkeypatch.setattr(blockwise, "_WORTH_COMPILING", 0)
 
     for held in (0, 1e9):
-        assert same(rule.combine(stacked(arrays, [1, 2, 3, 4, 5], memory_bytes=held), before), plain)
+        assert same(rule.combine(stacked(arrays, range(1, clients + 1), memory_bytes=held), before), plain)
 
 
 def test_it_is_never_needed(monkeypatch):
