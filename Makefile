@@ -27,7 +27,7 @@ test: install ## lint, types and tests
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 kafka: install ## Apache Kafka on 127.0.0.1:9092 until Ctrl-C (ARGS="--port 9093")
 	@$(BIN)/python tests/kafka_broker.py $(ARGS)

@@ -1,5 +1,6 @@
 """A private client on a small regression: its sources, and a round of it."""
 
+import functools
 import math
 
 import numpy as np
@@ -80,5 +81,6 @@ def change(update, before=BEFORE):
     return np.concatenate([(update.arrays[name].astype(np.float64) - before[name]).ravel() for name in sorted(before)])
 
 
+@functools.cache
 def times(count, noise=1.0, rate=1.0):
     return epsilon_of(((noise, rate, count),), 1e-5)
