@@ -139,8 +139,8 @@ class KafkaBroker:
     """Further ones, security protocol by name, such as SASL_SSL; `ports` says where each listens."""
     scram: Mapping[str, str] = field(default_factory=dict)
     """Passwords by user, for SCRAM-SHA-256 and SCRAM-SHA-512."""
-    java_options: tuple[str, ...] | None = None
-    """Of the broker's java; those that use its class archive if None."""
+    java_options: tuple[str, ...] = ()
+    """Of the broker's java, in place of those that use its class archive."""
 
     def __post_init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fedmb-kafka-"))
@@ -172,17 +172,16 @@ class KafkaBroker:
         """
         libs = jars()
         properties = self.directory / "server.properties"
-        archive = class_archive(libs) if self.java_options is None else None
-        options = self.java_options or ([f"-XX:SharedArchiveFile={archive}"] if archive else [])
-        java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{libs}/*"]
+        archive = None if self.java_options else class_archive(libs)
+        shared = [f"-XX:SharedArchiveFile={archive}"] if archive else []
+        java = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{libs}/*"]
         if not properties.exists():
             properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
             format_ = ["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c", str(properties)]
             for user, password in self.scram.items():
                 for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
                     format_ += ["--add-scram", f"{mechanism}=[name={user},password={password}]"]
-            shared = [] if self.java_options else options
-            done = subprocess.run([java[0], *shared, *java[1:], *format_], check=False, capture_output=True, text=True)
+            done = subprocess.run(["java", *shared, *java, *format_], check=False, capture_output=True, text=True)
             if done.returncode:
                 raise BrokerMissing(
                     f"the broker's directory must be formatted, got: {(done.stdout + done.stderr)[-2000:]}"
@@ -190,7 +189,7 @@ class KafkaBroker:
         log = (self.directory / "broker.log").open("ab")
         # A group of its own: Ctrl-C in a terminal is for the tests, who then stop it.
         self._process = subprocess.Popen(
-            [java[0], *options, *java[1:], "kafka.Kafka", str(properties)],
+            ["java", *(self.java_options or shared), *java, "kafka.Kafka", str(properties)],
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -208,15 +207,15 @@ class KafkaBroker:
 
     def end(self) -> None:
         """SIGTERM, and wait until it has ended; the data stay."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._process = None
+        self._end_by(signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL; the data stay."""
+        self._end_by(signal.SIGKILL)
+
+    def _end_by(self, number: signal.Signals) -> None:
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(number)
             self._process.wait()
             self._process = None
 

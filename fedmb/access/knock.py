@@ -27,7 +27,7 @@ AGAIN_SECONDS = 1.0  # between two knocks at a server that is not there
 _LATER = {Reason.EARLY, Reason.SUPERLINK, Reason.SLOW}  # what time may mend
 _NOT_YET_VALID, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64  # OpenSSL's numbers
 _ANSWER_BYTES = 65_536
-_MEDIA_TYPE = "application/protobuf"
+MEDIA_TYPE = "application/protobuf"  # of every message to Flower
 
 
 def knock(host: str, port: int, *, tls: bool, roots: Path | None = None, key: Path | None = None) -> None:
@@ -134,9 +134,7 @@ def posted(
         OSError, http.client.HTTPException: nobody answers.
     """
     try:
-        connection.request(
-            "POST", path, content, {"content-type": _MEDIA_TYPE, "accept": _MEDIA_TYPE, **(headers or {})}
-        )
+        connection.request("POST", path, content, {"content-type": MEDIA_TYPE, "accept": MEDIA_TYPE, **(headers or {})})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Self
 
 from flwr.proto.control_pb2 import StreamLogsRequest, StreamLogsResponse
 
+from fedmb.access.knock import MEDIA_TYPE
+
 if TYPE_CHECKING:
     from typing import TextIO
 
 PATH = "/v1/control/stream-logs"
 CONNECT_SECONDS = 10.0  # to a SuperLink on loopback that has just answered
 LENGTH_BYTES = 4  # before each message of a stream, big-endian
-_MEDIA_TYPE = "application/protobuf"
-_STREAM = "application/flower-protobuf-stream"
+STREAM = "application/flower-protobuf-stream"
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class RunLog:
         if self._socket is None:
             return
         try:
-            headers = {"content-type": _MEDIA_TYPE, "accept": _STREAM}
+            headers = {"content-type": MEDIA_TYPE, "accept": STREAM}
             self._connection.request("POST", PATH, self._request.SerializeToString(), headers)
             answer = self._connection.getresponse()
             if answer.status >= http.HTTPStatus.BAD_REQUEST:

@@ -86,14 +86,10 @@ def add_all(total: NDArray[np.float64], terms: Iterable[tuple[Sequence[NDArray[A
     left = iter(terms)
     while some := list(islice(left, FOUR)):
         sizes = [[len(part) for part in parts] for parts, _ in some]
-        if len(some) == FOUR and all(one == sizes[0] for one in sizes):
-            at, weights = 0, [weight for _, weight in some]
-            for values in zip(*(parts for parts, _ in some), strict=True):
-                _add_four(total[at : at + len(values[0])], *values, *weights)
+        alike = len(some) == FOUR and all(one == sizes[0] for one in sizes)
+        add = _add_four if alike else add_weighted
+        for together in [some] if alike else [[one] for one in some]:
+            at, weights = 0, [weight for _, weight in together]
+            for values in zip(*(parts for parts, _ in together), strict=True):
+                add(total[at : at + len(values[0])], *values, *weights)
                 at += len(values[0])
-            continue
-        for parts, weight in some:
-            at = 0
-            for part in parts:
-                add_weighted(total[at : at + len(part)], part, weight)
-                at += len(part)

@@ -21,7 +21,7 @@ import time
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -38,12 +38,15 @@ from fedmb.launch.server_process import ServerProcess
 from fedmb.launch.staging import SETTINGS_KEY, stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fedmb.access.control import RunStatus
     from fedmb.access.door_limits import DoorLimits
     from fedmb.federation.drain import Drain
     from fedmb.launch.standing import Standing
     from fedmb.telemetry.run_directory import RunDirectory
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 HEALTHY_SECONDS = 60.0  # a SuperLink needs 2 to 4 s on an idle machine of two cores
@@ -216,23 +219,20 @@ class Deployment:
                 return False
 
     def _status(self, run_id: int) -> RunStatus:
-        try:
-            return run_status(self.superlink_address.own_address, run_id)
-        except (OSError, HTTPException) as error:
-            self._check_superlink(ENDING_SECONDS)
-            raise FedmbError(
-                f"the SuperLink must say how a run stands, it does not ({error!r}); read {self.log_file}"
-            ) from error
+        return self._asked("say how a run stands", lambda address: run_status(address, run_id))
 
     def _submitted(self) -> int:
         """Flower's id of a new run of the app."""
+        words = {SETTINGS_KEY: str(self._run.config)}
+        return self._asked("start a run", lambda address: start_run(address, self._app, words))
+
+    def _asked(self, duty: str, ask: Callable[[str], T]) -> T:
+        """The SuperLink's answer; why there is none is looked for before that is said."""
         try:
-            return start_run(self.superlink_address.own_address, self._app, {SETTINGS_KEY: str(self._run.config)})
+            return ask(self.superlink_address.own_address)
         except (OSError, HTTPException) as error:
             self._check_superlink(ENDING_SECONDS)
-            raise FedmbError(
-                f"the SuperLink must start a run, it does not ({error!r}); read {self.log_file}"
-            ) from error
+            raise FedmbError(f"the SuperLink must {duty}, it does not ({error!r}); read {self.log_file}") from error
 
     def _told_to_stop(self) -> bool:
         """Wait a moment; True once we are to stop, and then the SuperLink drains while the caller's program does."""
