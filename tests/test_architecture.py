@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -54,10 +55,7 @@ BENCHMARKS = sorted(path for folder in ("benchmarks", "examples") for path in (R
 TEMPLATES = sorted(TEMPLATE.rglob("*.py"))
 
 
-def path_id(path):
-    return str(path.relative_to(ROOT))
-
-
+@cache
 def imports(path):
     """Dotted names imported anywhere in the file, function bodies included."""
     found = set()
@@ -67,7 +65,12 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import; write the full name"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
+
+
+def none_of(breaches):
+    """One test a rule, not one a file: every file that breaks it is named at once."""
+    assert not (found := [str(breach) for breach in breaches]), "\n".join(["", *found])
 
 
 def unit(path):
@@ -84,21 +87,28 @@ def owner(name, modules):
     return name if name in modules else name.rpartition(".")[0]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=path_id)
-def test_every_unit_has_a_layer(path):
-    assert unit(path) in RANK or path.name in {"__init__.py", "__main__.py"}, f"{path}: give it a row in LAYERS"
+def test_every_unit_has_a_layer():
+    none_of(
+        f"{path}: give it a row in LAYERS"
+        for path in MODULES
+        if unit(path) not in RANK and path.name not in {"__init__.py", "__main__.py"}
+    )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=path_id)
-def test_imports_point_downward(path):
+def upward(path):
     own = unit(path)
-
-    for name in imports(path):
+    for name in sorted(imports(path)):
         top, *rest = name.split(".")
-        assert top not in PROCESS_FOLDERS, f"{path}: the library may not import the process folder {top}/"
-        assert own in HOME.get(top, {own}), f"{path}: {top} belongs to {sorted(HOME[top])}"
-        if top == "fedmb" and rest and rest[0] in RANK and own in RANK and rest[0] != own:
-            assert RANK[rest[0]] < RANK[own], f"{path}: {own} may not import {rest[0]}"
+        if top in PROCESS_FOLDERS:
+            yield f"{path}: the library may not import the process folder {top}/"
+        if own not in HOME.get(top, {own}):
+            yield f"{path}: {top} belongs to {sorted(HOME[top])}"
+        if top == "fedmb" and rest and rest[0] != own and own in RANK and RANK.get(rest[0], -1) >= RANK[own]:
+            yield f"{path}: {own} may not import {rest[0]}"
+
+
+def test_imports_point_downward():
+    none_of(breach for path in MODULES for breach in upward(path))
 
 
 def test_process_folders_hold_small_composition_roots():
@@ -113,20 +123,28 @@ def test_process_folders_hold_small_composition_roots():
         assert not foreign, f"{path}: a composition root imports fedmb and flwr, got {sorted(foreign)}"
 
 
-@pytest.mark.parametrize("path", MODULES + TESTS + BENCHMARKS, ids=path_id)
-def test_nothing_imports_a_process_folder(path):
-    assert not {name for name in imports(path) if name.split(".")[0] in PROCESS_FOLDERS}
+def test_nothing_imports_a_process_folder():
+    none_of(
+        f"{path}: imports {name}; a process folder holds programs, nothing to import"
+        for path in MODULES + TESTS + BENCHMARKS
+        for name in sorted(imports(path))
+        if name.split(".")[0] in PROCESS_FOLDERS
+    )
 
 
-@pytest.mark.parametrize("path", MODULES + PROCESS_FILES + TESTS + BENCHMARKS + TEMPLATES, ids=path_id)
-def test_file_is_small_and_named_for_its_content(path):
-    assert len(path.read_text().splitlines()) <= LONGEST_FILE, f"{path}: split it"
-    assert path.stem not in VAGUE, f"{path}: name what it holds"
+def test_files_are_small_and_named_for_their_content():
+    paths = MODULES + PROCESS_FILES + TESTS + BENCHMARKS + TEMPLATES
+
+    none_of(f"{path}: split it" for path in paths if len(path.read_text().splitlines()) > LONGEST_FILE)
+    none_of(f"{path}: name what it holds" for path in paths if path.stem in VAGUE)
 
 
-@pytest.mark.parametrize("path", MODULES + PROCESS_FILES + TEMPLATES, ids=path_id)
-def test_module_says_what_it_is(path):
-    assert ast.get_docstring(ast.parse(path.read_text())), f"{path}: a module opens with a docstring"
+def test_modules_say_what_they_are():
+    none_of(
+        f"{path}: a module opens with a docstring"
+        for path in MODULES + PROCESS_FILES + TEMPLATES
+        if not ast.get_docstring(ast.parse(path.read_text()))
+    )
 
 
 def test_no_module_cycles():
@@ -194,14 +212,16 @@ def test_every_public_name_resolves():
         assert getattr(fedmb, name) is not None, f"fedmb.__all__ names {name}"
 
 
-@pytest.mark.parametrize("path", [p for p in TESTS if p.name.startswith("test_")], ids=path_id)
-def test_a_test_stands_where_its_source_stands(path):
-    first, *_ = inside = path.relative_to(ROOT / "tests").parts
-    if len(inside) == 1 or not (LIBRARY / first).is_dir():
-        return  # tests of modules at the top, contracts/ and processes/
-    source = LIBRARY.joinpath(*inside[:-1], inside[-1].removeprefix("test_"))
+def test_a_test_stands_where_its_source_stands():
+    for path in [path for path in TESTS if path.name.startswith("test_")]:
+        first, *_ = inside = path.relative_to(ROOT / "tests").parts
+        if len(inside) == 1 or not (LIBRARY / first).is_dir():
+            continue  # tests of modules at the top, contracts/ and processes/
+        source = LIBRARY.joinpath(*inside[:-1], inside[-1].removeprefix("test_"))
 
-    assert source.exists() or source.with_suffix("").is_dir(), f"{path}: mirrors {source.relative_to(ROOT)}, not there"
+        assert source.exists() or source.with_suffix("").is_dir(), (
+            f"{path}: mirrors {source.relative_to(ROOT)}, not there"
+        )
 
 
 def test_every_lint_ignore_has_a_reason():
