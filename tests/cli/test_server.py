@@ -80,7 +80,6 @@ def test_a_run_that_never_began_cannot_go_on(place, capsys):
 
 
 def test_a_run_that_ended_for_its_privacy_budget_is_begun_again_only_with_a_larger_one(place, capsys, monkeypatch):
-    pytest.importorskip("dp_accounting")
     begun = []
     monkeypatch.setattr("fedmb.cli.server._deploy", lambda run, settings, *_: begun.append(settings))
     privacy = "clip_norm = 1.0\nclients = 4\nnoise_multiplier = 2.0\nepsilon = 3.5\n"

@@ -1,7 +1,5 @@
 """`fedmb simulate` as it is called: a run goes on by what it may be told anew."""
 
-import pytest
-
 from fedmb.cli import main
 from fedmb.exit_codes import ExitCode
 
@@ -15,7 +13,6 @@ def sets(*overrides):
 
 
 def test_a_run_that_ended_for_its_privacy_budget_goes_on_with_a_larger_one(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("dp_accounting")
     monkeypatch.chdir(tmp_path)
     settings = sets(*SHORT, *(f"aggregation.{one}" for one in PRIVATE), BUDGET.format(3.5))
     said = []

@@ -13,8 +13,6 @@ from fedmb.simulation.population import Simulation
 from fedmb.simulation.run import simulate
 from fedmb.telemetry.run_directory import RunDirectory
 
-pytest.importorskip("opacus")
-
 SEEDED = "privacy.randomness=seeded aggregation.weights=equal"
 TABLES = "streamed.clients=0 private.alpha=100"
 UPDATE = f"{SEEDED} {TABLES} private.clients=4 privacy.clip_norm=1 privacy.noise_multiplier=0.02"

@@ -22,8 +22,6 @@ from fedmb.simulation.grid import InProcessGrid
 from fedmb.simulation.population import Simulation
 from fedmb.update import Update
 
-pytest.importorskip("dp_accounting")
-
 CLIENTS = 4
 ON = "aggregation.weights=equal aggregation.privacy.clip_norm=1 aggregation.privacy.clients=4"
 

@@ -136,7 +136,6 @@ def test_a_failure_is_told_and_the_next_message_learnt(tmp_path, settings):
 
 @pytest.mark.parametrize("unit", ["update", "example"])
 def test_a_private_clients_account_outlives_messages_and_a_spent_budget_is_told(tmp_path, unit):
-    pytest.importorskip("opacus")
     noise, passes = (0.5, 2) if unit == "update" else (1.0, 1)  # three batches of 8 are of one pass
     privacy = ClientPrivacy(unit=unit, clip_norm=1, epsilon=epsilon_of(((noise, 1.0, passes),), 1e-5) + 1e-9)
     settings = ClientSettings(name="ward", source=TABLE, state=tmp_path, privacy=privacy)

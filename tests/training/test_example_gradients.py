@@ -13,12 +13,10 @@ from torch import nn
 from fedmb.aggregation.randomness import Unpredictable
 from fedmb.batch.minibatch import MiniBatch
 from fedmb.errors import SettingsError
+from fedmb.training.example_gradients import ExampleGradients
 from fedmb.training.microbatch import Split
 from fedmb.training.regularize import Proximal
 from fedmb.training.step import TrainStep
-
-pytest.importorskip("opacus")
-from fedmb.training.example_gradients import ExampleGradients
 
 CLIP = 1.5
 

@@ -14,8 +14,6 @@ from fedmb.training.privacy_checks import check_alone
 from fedmb.training.recipe import Training
 from fedmb.training.release_account import FILE
 
-pytest.importorskip("opacus")
-
 
 @pytest.mark.parametrize(
     ("told", "training", "sentence"),

@@ -24,8 +24,6 @@ from fedmb.training.recipe import Training
 from fedmb.training.release_account import FILE
 from fedmb.training.round_terms import RoundTerms
 
-pytest.importorskip("opacus")
-
 
 @pytest.mark.parametrize("unit", ["update", "example"])
 def test_nothing_leaves_but_noised_parameters_positions_and_numbers_that_follow_from_settings(tmp_path, unit):

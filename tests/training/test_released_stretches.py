@@ -1,11 +1,8 @@
 import numpy as np
-import pytest
-
-from fedmb.training.released_stretches import added, from_json, most, to_json
-
-pytest.importorskip("hypothesis")
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fedmb.training.released_stretches import added, from_json, most, to_json
 
 STRETCHES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=12)
 
