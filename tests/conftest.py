@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from kafka_broker import KafkaBroker, RunningBroker
 from programs import OF_THE_SUITE
+from shared_broker import shared_broker
 
 # Several workers share the cores: a second thread of one waits, busily, for a core that another one has. Training in
 # ten lines takes ten times as long then. Read by torch and NumPy when they are imported.
@@ -48,12 +49,13 @@ def _without_what_this_suite_is_told(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def kafka():
+def kafka(tmp_path_factory, worker_id):
     """Apache Kafka, one for the whole run: FEDMB_KAFKA's, or one that this run starts. `kafka.address` is host:port."""
     if address := os.environ.get("FEDMB_KAFKA"):
         yield RunningBroker(address)
         return
-    with KafkaBroker() as broker:
+    own = tmp_path_factory.getbasetemp()
+    with shared_broker(own if worker_id == "master" else own.parent) as broker:
         yield broker
 
 

@@ -197,7 +197,7 @@ class KafkaBroker:
         )
         log.close()
         deadline = time.monotonic() + START_SECONDS
-        while not _listens(self.port):
+        while not listens(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 tail = (self.directory / "broker.log").read_text(errors="replace")[-3000:]
                 self.kill()
@@ -272,7 +272,8 @@ class RunningBroker:
     address: str
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether somebody does, on loopback."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
