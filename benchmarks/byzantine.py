@@ -57,6 +57,7 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "geometric_median": lambda: MiniBatchFedAvg(GeometricMedian()),
     "krum": lambda: MiniBatchFedAvg(krum(BAD)),
     "multi_krum": lambda: MiniBatchFedAvg(MultiKrum(BAD)),
+    "multi_krum, odd ones": lambda: MiniBatchFedAvg(MultiKrum(BAD, odd_medians=3.0, mixing=0.3)),
     FLOWER + "FedAvg": flowers.FedAvg,
     FLOWER + "FedMedian": flowers.FedMedian,
     FLOWER + "FedTrimmedAvg": flowers.FedTrimmedAvg,
@@ -101,12 +102,14 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10, help="of a client in a round")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     table: dict[str, dict[str, list[float]]] = {}
-    for split, alpha in SPLITS.items():
+    for split in chosen.splits:
+        alpha = SPLITS[split]
         print(f"\n{split}: accuracy, mean of {chosen.seeds} seeds\n| rule | {' | '.join(COLUMNS)} |", flush=True)
         print("|" + "---|" * (len(COLUMNS) + 1))
         for name in chosen.only:

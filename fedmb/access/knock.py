@@ -12,12 +12,15 @@ import ssl
 from typing import TYPE_CHECKING
 
 from fedmb.access.refusal import Reason, refused_by
+from fedmb.access.server_clock import seconds_ahead
 from fedmb.errors import AccessDenied, SettingsError, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
     from threading import Event
+
+    from fedmb.access.refusal import Refused
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +33,8 @@ _ANSWER_BYTES = 65_536
 MEDIA_TYPE = "application/protobuf"  # of every message to Flower
 
 
-def knock(host: str, port: int, *, tls: bool, roots: Path | None = None, key: Path | None = None) -> None:
-    """Ask whether this client is let in.
+def knock(host: str, port: int, *, tls: bool, roots: Path | None = None, key: Path | None = None) -> float:
+    """Ask whether this client is let in; by how many seconds ahead of our clock it is to sign (`server_clock`).
 
     A server without a door answers something else than a refusal, which is as good.
 
@@ -48,12 +51,11 @@ def knock(host: str, port: int, *, tls: bool, roots: Path | None = None, key: Pa
         SettingsError: `roots` or `key` cannot be used.
     """
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    headers = {"content-length": "0"} | proof(key)
     connection = connection_to(host, port, tls=tls, roots=roots)
     try:
-        connection.request("POST", PATH, headers=headers)
-        answer = connection.getresponse()
-        refused = refused_by(answer.read(_ANSWER_BYTES)) if answer.status >= http.HTTPStatus.BAD_REQUEST else None
+        refused, ahead = _answer(connection, key)
+        if refused is not None and refused.reason is Reason.CLOCK and ahead:
+            refused, _ = _answer(connection, key, ahead)
     except ssl.SSLCertVerificationError as error:
         raise _mistrusted(place, roots, error) from error
     except ssl.SSLError as error:
@@ -71,12 +73,22 @@ def knock(host: str, port: int, *, tls: bool, roots: Path | None = None, key: Pa
         ) from error
     finally:
         connection.close()
-    if refused is None:
-        return
-    if refused.reason in _LATER:
+    if refused is not None and refused.reason in _LATER:
         raise Unreachable(refused.sentence)
-    if refused.reason is not Reason.PATH:
+    if refused is not None and refused.reason is not Reason.PATH:
         raise AccessDenied(refused.sentence)
+    return ahead
+
+
+def _answer(
+    connection: http.client.HTTPConnection, key: Path | None, ahead: float = 0.0
+) -> tuple[Refused | None, float]:
+    """What the door says to us, and how far the server's clock is ahead of ours."""
+    connection.request("POST", PATH, headers={"content-length": "0"} | proof(key, ahead))
+    answer = connection.getresponse()
+    content, now = answer.read(_ANSWER_BYTES), dt.datetime.now(dt.UTC)
+    refused = refused_by(content) if answer.status >= http.HTTPStatus.BAD_REQUEST else None
+    return refused, seconds_ahead(answer.headers["date"], now)
 
 
 def wait_until_let_in(
@@ -88,8 +100,8 @@ def wait_until_let_in(
     tls: bool,
     roots: Path | None = None,
     key: Path | None = None,
-) -> None:
-    """Knock until the door opens, or `stop` is set; `on_knock` is called before each time.
+) -> float:
+    """Knock until the door opens, or `stop` is set; what `knock` answers. `on_knock` is called before each time.
 
     Raises:
         AccessDenied: as in `knock`.
@@ -99,23 +111,22 @@ def wait_until_let_in(
     while not stop.is_set():
         on_knock()
         try:
-            knock(host, port, tls=tls, roots=roots, key=key)
+            return knock(host, port, tls=tls, roots=roots, key=key)
         except Unreachable as error:
             if said != (said := str(error)):
                 log.warning("waiting for the server: %s", error)
             stop.wait(AGAIN_SECONDS)
-        else:
-            return
+    return 0.0
 
 
-def proof(key: Path | None) -> dict[str, str]:
-    """Headers that are signed now with a node's private key; none without one."""
+def proof(key: Path | None, ahead: float = 0.0) -> dict[str, str]:
+    """Headers that are signed now, by a clock so many seconds ahead, with a node's private key; none without one."""
     if key is None:
         return {}
     from fedmb.access.node_keys import private_key
     from fedmb.access.signed_headers import signed
 
-    return signed(private_key(key), dt.datetime.now(dt.UTC))
+    return signed(private_key(key), dt.datetime.now(dt.UTC) + dt.timedelta(seconds=ahead))
 
 
 def connection_to(host: str, port: int, *, tls: bool, roots: Path | None) -> http.client.HTTPConnection:

@@ -24,7 +24,16 @@ log = logging.getLogger(__name__)
 DEACTIVATE, UNREGISTER = "/v1/fleet/deactivate-node", "/v1/control/unregister-node"
 
 
-def leave(node: int, host: str, port: int, *, tls: bool, roots: Path | None = None, key: Path | None = None) -> bool:
+def leave(
+    node: int,
+    host: str,
+    port: int,
+    *,
+    tls: bool,
+    roots: Path | None = None,
+    key: Path | None = None,
+    ahead: float = 0.0,
+) -> bool:
     """Take a node off the list of those that are connected; whether it was on it and the server heard us.
 
     Args:
@@ -34,6 +43,7 @@ def leave(node: int, host: str, port: int, *, tls: bool, roots: Path | None = No
         tls: whether to speak TLS; without a key nothing can be said over that.
         roots: PEM certificates that vouch for the server; None for the system's.
         key: the node's private key.
+        ahead: seconds that the server's clock is ahead of ours, as `fedmb.access.knock` answers them.
 
     Raises:
         SettingsError: `roots` or `key` cannot be used.
@@ -46,7 +56,7 @@ def leave(node: int, host: str, port: int, *, tls: bool, roots: Path | None = No
     path, request = (
         (DEACTIVATE, DeactivateNodeRequest(node_id=node)) if tls else (UNREGISTER, UnregisterNodeRequest(node_id=node))
     )
-    headers, connection = proof(key), connection_to(host, port, tls=tls, roots=roots)
+    headers, connection = proof(key, ahead), connection_to(host, port, tls=tls, roots=roots)
     try:
         status, _ = posted(connection, path, request.SerializeToString(), headers)
     except (OSError, http.client.HTTPException) as error:

@@ -42,6 +42,10 @@ class Aggregation(Section):
     """trimmed_mean, krum, multi_krum: clients that the rule withstands; those refused before it count among them."""
     chosen: int | None = Field(default=None, ge=1)
     """multi_krum: clients that are averaged; left out, all but the bad ones."""
+    odd_medians: float | None = Field(default=None, gt=1)
+    """multi_krum: of bad_clients, leave out only those whose score is more than so many medians; left out, all."""
+    mixing: float = Field(default=0.0, ge=0, le=1)
+    """multi_krum with odd_medians: share that the mean of its nearest has in what is averaged for a client."""
     clip_norm: float | None = Field(default=None, gt=0)
     """clipped_mean: longest change of the model that a client may make; left out, it follows the round's median."""
     clip_medians: float = Field(default=1.0, gt=0)
@@ -67,6 +71,10 @@ class Aggregation(Section):
             )
         if self.rule != "multi_krum" and self.chosen is not None:
             raise ValueError(f"chosen is for multi_krum, got it with {self.rule}; take that or leave it out")
+        if self.rule != "multi_krum" and (self.odd_medians is not None or self.mixing):
+            raise ValueError(
+                f"odd_medians and mixing are for multi_krum, got one with {self.rule}; take that or leave them out"
+            )
         clips = self.clip_norm is not None or self.clip_medians != 1
         if self.rule != "clipped_mean" and clips:
             raise ValueError(f"clip_norm and clip_medians are for clipped_mean, got rule {self.rule}; leave them out")
@@ -98,7 +106,7 @@ class Aggregation(Section):
             "median": Median,
             "geometric_median": GeometricMedian,
             "krum": lambda: krum(bad),
-            "multi_krum": lambda: MultiKrum(bad, self.chosen),
+            "multi_krum": lambda: MultiKrum(bad, self.chosen, self.odd_medians, self.mixing),
         }
         return rules[self.rule]()
 

@@ -117,10 +117,11 @@ def door(plan: Path) -> list[str]:
     return [sys.executable, "-m", "fedmb.access.door_process", str(plan)]
 
 
-def supernode(server: Server, *, port: int, node_config: Path) -> list[str]:
+def supernode(server: Server, *, port: int, node_config: Path, program: str) -> list[str]:
     """A SuperNode of one client.
 
     Args:
+        program: path of what starts one.
         server: what it connects to.
         port: of its own programs, on loopback.
         node_config: a TOML file; its values are the app's `context.node_config`.
@@ -128,7 +129,7 @@ def supernode(server: Server, *, port: int, node_config: Path) -> list[str]:
     trust = ["--root-certificates", str(server.root_certificates)] if server.root_certificates else []
     proof = ["--auth-supernode-private-key", str(server.node_key)] if server.node_key else []
     return [
-        executable("flower-supernode"),
+        program,
         "--superlink",
         server.address,
         *(["--insecure"] if server.insecure else [*trust, *proof]),

@@ -141,17 +141,23 @@ class Server:
         """True when the connection needs no TLS because it does not leave this machine."""
         return self.root_certificates is None and is_loopback(self.host)
 
-    def knock(self) -> None:
-        """Ask whether it lets us in; the errors are those of `fedmb.access.knock`."""
-        knock(self.host, self.port, tls=not self.insecure, roots=self.root_certificates, key=self.node_key)
+    def knock(self) -> float:
+        """Ask whether it lets us in; answer and errors are those of `fedmb.access.knock`."""
+        return knock(self.host, self.port, tls=not self.insecure, roots=self.root_certificates, key=self.node_key)
 
-    def leave(self, node: int) -> bool:
+    def leave(self, node: int, ahead: float) -> bool:
         """Say goodbye for a node of ours that was killed, as `fedmb.access.leaving`."""
-        return leave(node, self.host, self.port, tls=not self.insecure, roots=self.root_certificates, key=self.node_key)
+        return leave(
+            *(node, self.host, self.port),
+            tls=not self.insecure,
+            roots=self.root_certificates,
+            key=self.node_key,
+            ahead=ahead,
+        )
 
-    def wait_until_let_in(self, stop: Event, on_knock: Callable[[], None] = lambda: None) -> None:
-        """Knock until it does, or `stop` is set, calling `on_knock` each time; the errors are those of `knock`."""
-        wait_until_let_in(
+    def wait_until_let_in(self, stop: Event, on_knock: Callable[[], None] = lambda: None) -> float:
+        """Knock until it does, or `stop` is set, calling `on_knock` each time; answer and errors are `knock`'s."""
+        return wait_until_let_in(
             *(self.host, self.port, stop, on_knock),
             tls=not self.insecure,
             roots=self.root_certificates,

@@ -8,6 +8,7 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
+from fedmb.access.server_clock import following
 from fedmb.errors import AccessDenied, FedmbError, Unreachable
 from fedmb.federation.node_note import forget_node, noted_node
 from fedmb.launch import commands
@@ -65,8 +66,9 @@ class Node:
         named = {"settings": file} | ({"trainer": directory / "trainer"} if settings.resident else {})
         lines = "".join(f"{name} = {value_text(path)}\n" for name, path in named.items())
         write_atomically(node_config, lines)
-        self._command = commands.supernode(server, port=port, node_config=node_config)
         commands.put_programs(home)
+        program = commands.starter(home, "flower-supernode")
+        self._command = commands.supernode(server, port=port, node_config=node_config, program=program)
         self._environment = commands.environment(home, home / WARM if settings.resident else None)
         self._directory = directory
         self._server = server
@@ -101,12 +103,15 @@ class Node:
     def _supervise_node(self, stop: Event) -> None:
         short_lives, patient_until = 0, 0.0
         while not stop.is_set():
-            self._server.wait_until_let_in(stop, self._standing.beat)
+            ahead = self._server.wait_until_let_in(stop, self._standing.beat)
             if stop.is_set():
                 return
-            self._say_goodbye(stop)
+            if ahead:
+                log.warning("clock is off, signing by the server's ahead_seconds=%.0f; set it by NTP", ahead)
+            self._say_goodbye(stop, ahead)
             started = time.monotonic()
-            with Child(self._command, environment=self._environment, output=sys.stderr) as child:
+            environment = {**self._environment, **following(ahead)}
+            with Child(self._command, environment=environment, output=sys.stderr) as child:
                 self._standing.at_work()
                 code = self._watched_end(child, stop)
                 if stop.is_set():
@@ -131,10 +136,10 @@ class Node:
             self._standing.restarted("node")
             stop.wait(AGAIN_SECONDS)
 
-    def _say_goodbye(self, stop: Event) -> None:
+    def _say_goodbye(self, stop: Event, ahead: float) -> None:
         """For the node that was there before, here or in an earlier life of this client, if it was killed."""
         if (former := noted_node(self._directory)) is not None:
-            was_listed = self._server.leave(former)
+            was_listed = self._server.leave(former, ahead)
             forget_node(self._directory)
             if was_listed:
                 log.info("killed node taken off the server's list node=%d", former)

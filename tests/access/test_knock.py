@@ -1,7 +1,9 @@
 """What a client learns at a door: let in, refused, not there. Processes are in tests/processes/test_intruders.py."""
 
+import datetime as dt
 import socket
 import threading
+from email.utils import format_datetime
 
 import pytest
 
@@ -9,13 +11,14 @@ from fedmb.access import knock as module
 from fedmb.access.knock import knock, wait_until_let_in
 from fedmb.access.new_keys import make_node
 from fedmb.access.refusal import Reason, Refused
+from fedmb.access.signed_headers import TIME_HEADER
 from fedmb.errors import AccessDenied, SettingsError, Unreachable
 
 
 @pytest.fixture
 def answering():
     """Starts a server that answers each connection with the next of these, and the last one ever after."""
-    stopped = []
+    stopped, heard = [], []
 
     def start(*answers):
         server = socket.create_server(("127.0.0.1", 0))
@@ -29,23 +32,30 @@ def answering():
                 except OSError:
                     return
                 with connection:
-                    if connection.recv(65_536):
+                    if asked := connection.recv(65_536):
+                        heard.append(asked.decode())
                         connection.sendall(left.pop(0) if len(left) > 1 else left[0])
 
         threading.Thread(target=serve, daemon=True).start()
         return server.getsockname()[1]
 
+    start.heard = heard
     yield start
     for server in stopped:
         server.close()
 
 
-def answer(status, body=b""):
-    return f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
+def answer(status, body=b"", ahead=None):
+    date = "" if ahead is None else f"date: {format_datetime(now() + dt.timedelta(seconds=ahead), usegmt=True)}\r\n"
+    return f"HTTP/1.1 {status} X\r\n{date}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
 
 
-def refusal(reason):
-    return answer(Refused(reason, "").status, Refused(reason, f"{reason}: rule; way out").body)
+def refusal(reason, ahead=None):
+    return answer(Refused(reason, "").status, Refused(reason, f"{reason}: rule; way out").body, ahead)
+
+
+def now():
+    return dt.datetime.now(dt.UTC)
 
 
 @pytest.mark.parametrize("told", [answer(204), answer(404, b'{"detail": "Not Found"}'), refusal(Reason.PATH)])
@@ -57,6 +67,31 @@ def test_a_server_that_lets_us_in_or_has_no_door_is_as_good(told, answering):
 def test_a_refusal_is_the_doors_own_sentence(reason, answering):
     with pytest.raises(AccessDenied, match=f"^{reason}: rule; way out$"):
         knock("127.0.0.1", answering(refusal(reason)), tls=False)
+
+
+def test_who_is_refused_for_its_clock_signs_again_by_the_servers(answering, tmp_path):
+    make_node(tmp_path, "ward")
+    port = answering(refusal(Reason.CLOCK, ahead=3600), answer(204, ahead=3600))
+
+    ahead = knock("127.0.0.1", port, tls=False, key=tmp_path / "ward.key")
+
+    assert ahead == pytest.approx(3600, abs=5)
+    signed = [one.partition(f"{TIME_HEADER}: ")[2].partition("\r\n")[0] for one in answering.heard]
+    assert [(dt.datetime.fromisoformat(one) - now()).total_seconds() for one in signed] == [
+        pytest.approx(0, abs=5),
+        pytest.approx(3600, abs=5),
+    ]
+
+
+@pytest.mark.parametrize("ahead", [None, 0, 10 * 86_400])
+def test_a_clock_that_is_not_made_good_is_the_doors_own_sentence(ahead, answering):
+    with pytest.raises(AccessDenied, match=r"^clock: rule; way out$"):
+        knock("127.0.0.1", answering(refusal(Reason.CLOCK, ahead)), tls=False)
+
+
+@pytest.mark.parametrize(("told", "ahead"), [(None, 0), (1, 0), (-600, -600)])
+def test_a_server_without_a_door_tells_its_time_too(told, ahead, answering):
+    assert knock("127.0.0.1", answering(answer(404, b"{}", told)), tls=False) == pytest.approx(ahead, abs=5)
 
 
 def test_nobody_there_is_unreachable_not_denied(answering):

@@ -21,6 +21,10 @@ from fedmb.errors import SettingsError
         ({"rule": "geometric_median"}, GeometricMedian()),
         ({"rule": "krum", "bad_clients": 1}, MultiKrum(1, 1)),
         ({"rule": "multi_krum", "bad_clients": 2, "chosen": 3}, MultiKrum(2, 3)),
+        (
+            {"rule": "multi_krum", "bad_clients": 2, "odd_medians": 3.0, "mixing": 0.3},
+            MultiKrum(2, odd_medians=3.0, mixing=0.3),
+        ),
     ],
     ids=str,
 )
@@ -34,6 +38,11 @@ def test_a_rule_is_chosen_by_name(told, rule):
         ({"rule": "krum"}, "krum must be told how many clients may be bad, got none; set bad_clients"),
         ({"bad_clients": 2}, "bad_clients is for krum, multi_krum, trimmed_mean, got it with mean"),
         ({"rule": "krum", "bad_clients": 1, "chosen": 2}, "chosen is for multi_krum, got it with krum"),
+        (
+            {"rule": "krum", "bad_clients": 1, "odd_medians": 2},
+            "odd_medians and mixing are for multi_krum, got one with krum",
+        ),
+        ({"rule": "multi_krum", "bad_clients": 1, "mixing": 0.5}, r"got mixing 0\.5 without; set both or neither"),
         ({"rule": "median", "clip_norm": 1.0}, "are for clipped_mean, got rule median; leave them out"),
         ({"rule": "clipped_mean", "clip_norm": 1.0, "clip_medians": 2.0}, "got 1.0 and 2.0 medians; leave one out"),
         ({"rule": "clipped_mean", "clip_norm": float("inf")}, "above 0 and finite, got norm = inf"),

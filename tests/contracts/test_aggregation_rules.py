@@ -23,6 +23,7 @@ RULES = {
     "geometric_median": GeometricMedian(),
     "krum": krum(BAD),
     "multi_krum": MultiKrum(BAD),
+    "multi_krum, odd ones": MultiKrum(BAD, odd_medians=3.0, mixing=0.3),
 }
 LAW = settings(max_examples=25, deadline=None)
 seeds, counts = st.integers(0, 2**32 - 1), st.integers(2 * BAD + 3, 12)

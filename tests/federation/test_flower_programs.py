@@ -23,7 +23,7 @@ def test_a_program_takes_the_words_of_flowers_own(name):
     )
 
     assert said([*lines, f"program({name!r})()"], "--help") == flowers.stdout
-    assert "--runtime-api-address" in flowers.stdout
+    assert "--superlink" in flowers.stdout or "--runtime-api-address" in flowers.stdout
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,7 @@ def test_a_program_takes_the_words_of_flowers_own(name):
     [
         ("flwr-clientapp", "sqlalchemy"),
         ("flower-superexec", "sqlalchemy"),
+        ("flower-supernode", "flwr.supernode.cli.flwr_clientapp"),
         ("flwr-serverapp", "flwr.superlink.cli.flower_superlink"),
     ],
 )
@@ -39,6 +40,13 @@ def test_it_imports_nothing_of_the_programs_beside_it(name, spared):
 
     assert said([*lines, f"program({name!r})", f"print({spared!r} in sys.modules)"]) == "False\n"
     assert name in SUBMODULES
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_garbage_is_collected_once_it_is_imported_as_it_was_before(name):
+    lines = ["import gc", "from fedmb.federation.flower_programs import program", f"program({name!r})"]
+
+    assert said([*lines, "print(gc.isenabled(), gc.get_freeze_count() > 10_000)"]) == "True True\n"
 
 
 @pytest.mark.parametrize("place", [("fake_flower", "missing"), ("fake_flower", "moved")])

@@ -1,6 +1,6 @@
 """How long a round waits; and a client whose clock is an hour off learns the same bits, in rounds as long as ever.
 
-Flower refuses nodes whose clock is more than 5 s fast where they authenticate; nothing of ours asks a client's clock.
+tests/processes/test_federation.py and test_guarded_federation.py have such clients as processes.
 """
 
 import logging

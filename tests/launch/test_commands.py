@@ -102,15 +102,20 @@ def test_a_door_is_told_the_name_of_its_plan_and_nothing_else(tmp_path):
 def test_a_supernode_gets_its_settings_as_a_file(tmp_path):
     file = tmp_path / 'it\'s "node" a=b.toml'
 
-    command = commands.supernode(Server("127.0.0.1:8123"), port=9123, node_config=file)
+    command = commands.supernode(Server("127.0.0.1:8123"), port=9123, node_config=file, program="/bin/node")
 
+    assert command[:1] == ["/bin/node"]
     assert command[1:4] == ["--superlink", "127.0.0.1:8123", "--insecure"]
     assert command[4:] == ["--host", "127.0.0.1", "--port", "9123", "--node-config", str(file)]
 
 
 def test_a_supernode_trusts_what_it_is_told_to(tls, tmp_path):
-    given = commands.supernode(Server("example.org:443", tls[2], tls[1]), port=9123, node_config=tmp_path / "node.toml")
-    system = commands.supernode(Server("example.org:443", None, tls[1]), port=9123, node_config=tmp_path / "node.toml")
+    given, system = (
+        commands.supernode(
+            Server("example.org:443", roots, tls[1]), port=9123, node_config=tmp_path / "node.toml", program="node"
+        )
+        for roots in (tls[2], None)
+    )
 
     assert given[3:7] == ["--root-certificates", str(tls[2]), "--auth-supernode-private-key", str(tls[1])]
     assert not {"--insecure", "--root-certificates"} & set(system)

@@ -19,16 +19,18 @@ KILLED = "__import__('os').kill(__import__('os').getpid(), 9)"
 class Door:
     """A server that lets everybody in, and hears who leaves."""
 
-    def __init__(self, *, is_listed=True):
-        self.is_listed, self.left = is_listed, []
+    def __init__(self, *, is_listed=True, ahead=0.0):
+        self.is_listed, self.ahead, self.left = is_listed, ahead, []
 
     def wait_until_let_in(self, stop, on_knock):
         on_knock()
+        return self.ahead
 
     def knock(self):
-        pass
+        return self.ahead
 
-    def leave(self, node):
+    def leave(self, node, ahead):
+        assert ahead == self.ahead
         self.left.append(node)
         return self.is_listed
 
@@ -68,6 +70,16 @@ def test_goodbye_is_said_for_one_that_was_killed_in_an_earlier_life_of_the_clien
 
     assert server.left == [7]
     assert noted_node(tmp_path) is None
+
+
+@pytest.mark.parametrize("ahead", [0.0, -3600.0])
+def test_a_supernode_hears_how_far_the_servers_clock_is_ahead(ahead, supervised, tmp_path, caplog):
+    supervised(
+        Door(ahead=ahead), first="open('told', 'w').write(os.environ.get('FLOWER_SERVER_AHEAD_SECONDS', 'nothing'))"
+    )
+
+    assert (tmp_path / "told").read_text() == ("-3600.0" if ahead else "nothing")
+    assert ("clock is off, signing by the server's ahead_seconds=-3600" in caplog.text) == bool(ahead)
 
 
 @pytest.mark.parametrize("name", ["killed", "refused"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -11,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from programs import PATIENT, Program, asked, certificates, command_line, figures_at, slowness, until
+from wrong_clocks import clock
 
 from fedmb.exit_codes import ExitCode
 from fedmb.federation import checkpoint
@@ -31,6 +33,7 @@ from fedmb.training.task import load_task
 pytestmark = pytest.mark.timeout(900)  # idle: 63 s for the longest; other work on the machine multiplies it
 
 SEED = 7
+HOUR = 3600
 RECORDS, ROWS_PER_RECORD = 300, 8
 STEPS, BATCH = 12, 16
 PRIVATE = "table:task?share=0&of=2"
@@ -64,7 +67,10 @@ def federation(place):
         address = server.logged("server listening address=").split()[0]
         ward = ["--server", address, "--name", "ward", "--source", PRIVATE]
         meter = ["--server", address, "--name", "meter", "--source", url, "--state", "meter state"]
-        with Program(place, "ward", "client", *ward) as one, Program(place, "meter", "client", *meter) as two:
+        with (
+            Program(place, "ward", "client", *ward, **clock(HOUR, place.parent)) as one,
+            Program(place, "meter", "client", *meter, **clock(-HOUR, place.parent)) as two,
+        ):
             found.first = (server.ended(), server.output, server.log)
             found.metrics = [entry for _, entry in read_lines(place / "run" / "metrics.jsonl")]
             found.state = checkpoint.newest(place / "run" / "checkpoints")
@@ -82,6 +88,7 @@ def federation(place):
             found.clients = [client.ended() for client in (one, two)]
             found.drain_seconds = time.monotonic() - began
             found.left = one.below() | two.below()
+            found.said = [client.log for client in (one, two)]
     return found
 
 
@@ -150,6 +157,12 @@ def test_clients_drain_on_sigterm(federation):
     assert federation.clients == [ExitCode.OK, ExitCode.OK]
     assert federation.drain_seconds < 5 * federation.slowness
     assert not federation.left
+
+
+def test_clients_whose_clock_is_an_hour_off_sign_by_the_servers(federation):
+    for log, ahead in zip(federation.said, (-HOUR, HOUR), strict=True):
+        told = re.search(r"clock is off, signing by the server's ahead_seconds=(-?\d+); set it by NTP", log)
+        assert abs(int(told[1]) - ahead) <= 2
 
 
 def test_real_processes_learn_the_same_bits_as_one_process(federation, place, tmp_path):

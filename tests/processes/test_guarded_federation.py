@@ -14,6 +14,7 @@ import pytest
 from doors import make_keys, post, resident_bytes
 from programs import PATIENT, Program, figures_at, until
 from test_intruders import headers
+from wrong_clocks import clock
 
 from fedmb.access.door import PULL, PUSH
 from fedmb.access.refusal import Reason, refused_by
@@ -36,6 +37,7 @@ from fedmb.training.task import load_task
 pytestmark = pytest.mark.timeout(900)  # idle: about 50 s; other work on the machine multiplies it
 
 SEED = 11
+HOUR = 3600
 SPOILING = "spoiling_digits:Digits"
 PRIVACY = ("clip_norm=1", "clients=2", "noise_multiplier=0.1", "randomness=seeded")
 SETTINGS = (
@@ -99,8 +101,11 @@ def federation(place):
                 *("--server", address, "--root-certificates", authority),
                 *("--node-key", keys / "nodes" / f"{name}.key", "--name", name, "--source", source(share)),
                 *("--task", task),
+                **wrong,
             )
-            for share, (name, task) in enumerate((("ward", "fedmb.tasks.digits:Digits"), ("meter", SPOILING)))
+            for share, (name, task, wrong) in enumerate(
+                (("ward", "fedmb.tasks.digits:Digits", {}), ("meter", SPOILING, clock(HOUR, place)))
+            )
         )
         with ward, meter:
             trainer = int(meter.logged("trainer ready client=meter pid=").split()[0])
@@ -114,7 +119,7 @@ def federation(place):
                 one.process.args[3]: figures_at(one.logged("metrics=").split()[0])[f"fedmb_{verb}_restarts_total"]
                 for verb, one in (("server", server), ("client", meter))
             }
-            found.server = (server.ended(), server.log)
+            found.server, found.meter = (server.ended(), server.log), meter.log
     return found
 
 
@@ -137,6 +142,7 @@ def test_a_killed_node_and_superlink_are_started_again_and_let_in_through_the_do
     (reason,) = first["rejected"].values()
 
     assert "Node Unavailable" in reason
+    assert "clock is off, signing by the server's ahead_seconds=-36" in federation.meter
     assert federation.superlink.startswith("round=1 ")
     assert federation.restarts["server"] == 1
     assert "door ended" not in federation.server[1]
