@@ -1,4 +1,4 @@
-"""Where Flower's process for each message comes from: `fedmb client` starts this with a folder to wait in, and ends it.
+"""Where Flower's process for each message comes from, and what starts those: `fedmb client` starts and ends this.
 
 What is imported here need not be imported for a message. Nothing of it imports torch or starts a thread.
 """
@@ -20,4 +20,4 @@ if __name__ == "__main__":
     show_log_lines()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with waiting(Path(sys.argv[1])) as door:
-        serve(door, program("flwr-clientapp"))
+        serve(door, {name: program(name) for name in ("flwr-clientapp", "flower-superexec")})

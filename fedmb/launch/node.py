@@ -37,7 +37,8 @@ HEARD_SECONDS = 1.0  # a server looks for replies as often: with a key the next 
 FORGOTTEN_SECONDS = 65.0  # until Flower misses a node that nobody said goodbye for; its key lets no other in before
 KILLED = 128  # what a keeper's exit code is above where a signal ended the program
 WARM = "warm"  # folder in Flower's directory where the process waits that messages' are forked from
-MESSAGE_PROGRAM = "flwr-clientapp"  # what Flower starts for each message
+# What Flower starts for each message, and what starts that, for as long as the SuperNode lives.
+FORKED = {"flwr-clientapp": False, "flower-superexec": True}
 PARTS = ("node", "trainer")  # what may be started again
 
 
@@ -97,7 +98,8 @@ class Node:
         """What Flower's process for each message is forked from, and where Flower finds it."""
         folder = home / WARM
         folder.mkdir(exist_ok=True)
-        caller(folder / MESSAGE_PROGRAM, folder, commands.starter(home, MESSAGE_PROGRAM))
+        for name, lasting in FORKED.items():
+            caller(folder / name, folder, commands.starter(home, name), lasting=lasting)
         return KeptRunning("warm", commands.warm(folder), commands.environment(home))
 
     def _supervise_node(self, stop: Event) -> None:

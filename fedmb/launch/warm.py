@@ -1,9 +1,10 @@
-"""Runs a program again and again without starting it again: in forks of a process that has imported all it needs.
+"""Runs programs again and again without starting them again: in forks of a process that has imported all they need.
 
 Flower starts `flwr-clientapp` for every message, and all it does before it asks for that message, 1.2 s of CPU time, is
-import. The file that `caller` writes stands before Flower's on the PATH and calls the process that waits (see
-`fedmb.launch.warm_call`); that one forks, and the fork runs the program with the caller's arguments, folder,
-environment and standard streams: a process of its own for each message still, 20 ms old.
+import; `flower-superexec`, which starts those, imports much the same. The file that `caller` writes stands before
+Flower's on the PATH and calls the process that waits (see `fedmb.launch.warm_call`); that one forks, and the fork runs
+the program with the caller's arguments, folder, environment and standard streams: a process of its own for each message
+still, 20 ms old.
 
 A fork has one thread and must come from a process that has one; imports start none.
 """
@@ -24,10 +25,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fedmb.launch.warm_call import LENGTH, SOCKET, peer
+from fedmb.launch.warm_call import LASTING, LENGTH, SOCKET, peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    Programs = Mapping[str, Callable[[], object]]
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +40,12 @@ CALL_SECONDS = 5.0  # for a caller to say what it wants, which takes it a millis
 _CALL = Path(__file__).with_name("warm_call.py")
 
 
-def caller(file: Path, folder: Path, program: str) -> None:
-    """Write an executable that has `program`, a path, run by the process that waits in `folder`."""
-    words = shlex.join([sys.executable, "-I", str(_CALL), str(folder), program])
+def caller(file: Path, folder: Path, program: str, *, lasting: bool = False) -> None:
+    """Write an executable that has `program`, a path, run by the process that waits in `folder`.
+
+    Where that process is killed the call ends with it, unless the program is a `lasting` one: then the caller runs it.
+    """
+    words = shlex.join([sys.executable, "-I", str(_CALL), *([LASTING] if lasting else []), str(folder), program])
     # Not Python's own first line: the kernel cuts a long one off and splits it at blanks.
     file.write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
     file.chmod(0o700)
@@ -65,8 +71,13 @@ def waiting(folder: Path) -> Iterator[socket.socket]:
             (folder / SOCKET).unlink()
 
 
-def serve(door: socket.socket, program: Callable[[], object]) -> NoReturn:
-    """Run `program`, which reads `sys.argv`, in a fork for each call, until a signal ends this process."""
+def serve(door: socket.socket, programs: Programs) -> NoReturn:
+    """Run the program that a call names, which reads `sys.argv`, in a fork for each call, until a signal ends us.
+
+    Args:
+        door: as `waiting` gives it.
+        programs: functions, by the name of the file that a caller was written for.
+    """
     woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # only to wake up
@@ -79,7 +90,7 @@ def serve(door: socket.socket, program: Callable[[], object]) -> NoReturn:
             for key, _ in selector.select():
                 if key.fileobj is door:
                     line, _ = door.accept()
-                    process = _begun(line, [door.fileno(), woken, wake, *map(_number, lines.values())], program)
+                    process = _begun(line, [door.fileno(), woken, wake, *map(_number, lines.values())], programs)
                     if process:
                         lines[process] = line
                         selector.register(line, selectors.EVENT_READ, process)
@@ -109,7 +120,7 @@ def _ended() -> Iterator[tuple[int, int]]:
             yield found[0], code if code >= 0 else 128 - code
 
 
-def _begun(line: socket.socket, ours: list[int], program: Callable[[], object]) -> int:
+def _begun(line: socket.socket, ours: list[int], programs: Programs) -> int:
     """Id of a fork that runs the program for this caller; 0 where it said nothing that makes sense."""
     streams: list[int] = []
     try:
@@ -117,10 +128,11 @@ def _begun(line: socket.socket, ours: list[int], program: Callable[[], object]) 
         head, streams, _, _ = socket.recv_fds(line, LENGTH.size, STREAMS)
         told = json.loads(_read(line, _size(line, head, streams)))
         line.settimeout(None)
+        program = programs[Path(told["command"][0]).name]
         if process := os.fork():
             return process
         _run(told, streams, [*ours, line.fileno()], program)
-    except (OSError, ValueError, struct.error) as error:  # of the caller; nothing was forked
+    except (OSError, ValueError, LookupError, struct.error) as error:  # of the caller; nothing was forked
         log.warning("call refused error=%r", error)
         line.close()
         return 0

@@ -1,9 +1,10 @@
 """Has a command run by the warm process that waits in a folder, or runs it. A program of its own, from standard parts.
 
-    python -I warm_call.py FOLDER COMMAND [ARGUMENT ...]
+    python -I warm_call.py [--lasting] FOLDER COMMAND [ARGUMENT ...]
 
 It hands over its arguments, folder, environment and standard streams, waits, and ends with the command's exit code;
-`fedmb.launch.warm` is the other side. Where nobody waits, it becomes the command. Whoever kills it kills the command.
+`fedmb.launch.warm` is the other side. Where nobody waits, it becomes the command, and so it does where the process that
+waited was killed with a command that is to last. Whoever kills it kills the command.
 """
 
 from __future__ import annotations
@@ -15,17 +16,29 @@ import struct
 import sys
 
 SOCKET = "warm.sock"
+LASTING = "--lasting"
 LENGTH = struct.Struct("<I")
 CREDENTIALS = struct.Struct("3i")  # process, user, group: struct ucred of unix(7)
 NO_ANSWER = 1  # exit code where the warm process was killed with the command
 
 
-def main(folder: str, command: list[str]) -> int:
+def main(folder: str, command: list[str], *, lasting: bool = False) -> int:
     """Exit code of the command, run over there."""
     try:
         line = called(folder)
     except OSError:
+        code = b""
+    else:
+        code = handed_over(line, command)
+        if not (code or lasting):
+            return NO_ANSWER
+    if not code:
         os.execv(command[0], command)  # noqa: S606  # no shell on purpose
+    return code[0]
+
+
+def handed_over(line: socket.socket, command: list[str]) -> bytes:
+    """The command's exit code, in a byte; none where the process that waited was killed."""
     with line:
         told = {
             "command": command,
@@ -33,10 +46,12 @@ def main(folder: str, command: list[str]) -> int:
             "environment": dict(os.environ),
         }
         content = json.dumps(told).encode()  # what is not UTF-8 travels as Python's surrogates
-        socket.send_fds(line, [LENGTH.pack(len(content))], [0, 1, 2])
-        line.sendall(content)
-        code = line.recv(1)
-    return code[0] if code else NO_ANSWER
+        try:
+            socket.send_fds(line, [LENGTH.pack(len(content))], [0, 1, 2])
+            line.sendall(content)
+            return line.recv(1)
+        except ConnectionError:
+            return b""
 
 
 def called(folder: str) -> socket.socket:
@@ -70,4 +85,6 @@ def peer(line: socket.socket) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    lasts = sys.argv[1] == LASTING
+    place, *words = sys.argv[2:] if lasts else sys.argv[1:]
+    sys.exit(main(place, words, lasting=lasts))

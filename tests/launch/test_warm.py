@@ -10,6 +10,7 @@ import pytest
 from programs import environment, until
 
 from fedmb.launch import commands
+from fedmb.launch.node import FORKED
 from fedmb.launch.warm import SOCKET, caller
 
 WARM = """
@@ -24,7 +25,7 @@ def program():
     exec(sys.argv[1])
 
 with waiting(pathlib.Path(sys.argv[1])) as door:
-    serve(door, program)
+    serve(door, {"echo": program})
 """
 
 
@@ -118,6 +119,28 @@ def test_a_caller_ends_with_the_process_that_waited(warm, program):
     assert run(program, "os.kill(os.getppid(), 9); time.sleep(1)").returncode == 1
 
 
+def test_a_lasting_program_is_run_by_its_caller_when_the_process_that_waited_is_killed(warm, place):
+    caller(place / "lasting", place / "warm", "/bin/echo", lasting=True)
+
+    found = run(place / "lasting", "os.kill(os.getppid(), 9); os.kill(os.getpid(), 9)", "again")
+
+    assert found.stdout == "os.kill(os.getppid(), 9); os.kill(os.getpid(), 9) again\n"
+
+
+def test_a_lasting_program_that_ends_by_itself_has_ended(warm, place):
+    caller(place / "lasting", place / "warm", "/bin/echo", lasting=True)
+
+    assert run(place / "lasting", "sys.exit(3)").returncode == 3
+
+
+def test_what_nobody_is_ready_for_is_refused(warm, place):
+    caller(place / "other", place / "warm", "/bin/true")
+
+    assert run(place / "other").returncode == 1
+    warm.kill()
+    assert "call refused" in warm.stderr.read()
+
+
 def test_where_nobody_waits_the_program_itself_is_run(place, program):
     assert run(program, "never", "mind").stdout == "never mind\n"
 
@@ -148,11 +171,12 @@ def test_other_users_cannot_reach_the_socket(warm, place):
     assert (place / "warm").stat().st_mode & 0o777 == 0o700
 
 
-def test_flowers_program_for_a_message_waits_with_one_thread_and_without_torch(place):
-    name = commands.executable("flwr-clientapp")
-    caller(place / "flwr-clientapp", place / "warm", name)
+@pytest.mark.parametrize("program", FORKED)
+def test_flowers_programs_wait_with_one_thread_and_without_torch(place, program):
+    name = commands.executable(program)
+    caller(place / program, place / "warm", name)
     with waits(place / "warm", commands.warm(place)[:-1]) as process:
-        found = run(place / "flwr-clientapp", "--help")
+        found = run(place / program, "--help")
         threads = len(list(Path(f"/proc/{process.pid}/task").iterdir()))
         maps = Path(f"/proc/{process.pid}/maps").read_text()
 
