@@ -102,10 +102,16 @@ def _import_path() -> list[str]:
     return given if own in {*given, *site.getsitepackages()} else [own, *given]
 
 
-def superlink(host: str, port: int) -> list[str]:
-    """The SuperLink: one port for nodes, runs and the server's own processes, so it listens on loopback only."""
+def superlink(host: str, port: int, program: str) -> list[str]:
+    """The SuperLink: one port for nodes, runs and the server's own processes, so it listens on loopback only.
+
+    Args:
+        host: where it listens.
+        port: where it listens.
+        program: path of what starts one.
+    """
     place = ["--host", host, "--port", str(port), "--insecure", "--disable-runtime-dependency-installation"]
-    return [executable("flower-superlink"), *place]
+    return [program, *place]
 
 
 def door(plan: Path) -> list[str]:

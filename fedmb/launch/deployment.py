@@ -125,7 +125,8 @@ class Deployment:
         place, is_first = self.superlink_address, self._superlink is None
         self.stop_superlink()
         with self.log_file.open("ab") as output:
-            command = commands.superlink(place.host, place.port)
+            program = commands.starter(self._home, "flower-superlink")
+            command = commands.superlink(place.host, place.port, program)
             self._superlink = Child(command, environment=self._environment, output=output)
         if self._door is not None and is_first:
             self._door.start()

@@ -83,9 +83,10 @@ def test_flowers_processes_find_this_fedmb(tmp_path, monkeypatch):
 
 
 def test_a_superlink_listens_where_it_is_told_and_installs_nothing():
-    command = commands.superlink("127.0.0.1", 8123)
+    command = commands.superlink("127.0.0.1", 8123, "/bin/link")
 
-    assert command[1:] == [
+    assert command == [
+        "/bin/link",
         "--host",
         "127.0.0.1",
         "--port",
