@@ -65,16 +65,27 @@ def _function(package: str, module: str) -> Callable[[], Any]:
 def _put_off_databases() -> None:
     for module, name in DATABASES.items():
         if module not in sys.modules:
-            stand_in = ModuleType(module)
-            vars(stand_in)[name] = partial(_opened, module, name, stand_in)
-            sys.modules[module] = stand_in
+            sys.modules[module] = stand_in = ModuleType(module)
+            vars(stand_in).update({name: partial(_opened, stand_in, name), "__getattr__": partial(_read, stand_in)})
 
 
-def _opened(module: str, name: str, stand_in: ModuleType, *told: Any, **named: Any) -> Any:
-    """An instance of the class itself, whose module is imported now."""
+def _opened(stand_in: ModuleType, name: str, *told: Any, **named: Any) -> Any:
+    """An instance of the class itself."""
+    return getattr(_real(stand_in), name)(*told, **named)
+
+
+def _read(stand_in: ModuleType, name: str) -> Any:
+    if name.startswith("__"):  # imports ask for some of each module
+        raise AttributeError(name)
+    return getattr(_real(stand_in), name)
+
+
+def _real(stand_in: ModuleType) -> ModuleType:
+    """The module in whose place another one stands, imported now."""
+    module = stand_in.__name__
     if sys.modules.get(module) is stand_in:
         del sys.modules[module]
-    return getattr(import_module(module), name)(*told, **named)
+    return import_module(module)
 
 
 @contextmanager

@@ -64,13 +64,29 @@ def test_who_opens_a_database_gets_flowers_own(tmp_path):
         f"objects = ObjectStoreFactory({str(tmp_path / 'objects.db')!r})",
         f"links = LinkStateFactory({str(tmp_path / 'links.db')!r}, NoOpFederationManager(), objects)",
         "for one in (objects.store(), links.state()): print(type(one).__module__, type(one).__name__)",
+        "from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState as its_own",
+        "print(its_own is type(links.state()))",
     ]
 
     assert said(lines).splitlines() == [
         "flwr.supercore.object_store.sql_object_store SqlObjectStore",
         "flwr.server.superlink.linkstate.sql_linkstate SqlLinkState",
+        "True",
     ]
     assert (tmp_path / "links.db").stat().st_size > 0
+
+
+@pytest.mark.parametrize(("asked", "answer"), [("SqlCoreState", "type"), ("nothing", "AttributeError")])
+def test_who_asks_a_module_that_was_put_off_for_more_gets_it(asked, answer):
+    lines = [
+        "from fedmb.federation.flower_programs import program",
+        "program('flower-superlink')",
+        "from flwr.server.superlink.linkstate import sql_linkstate",
+        f"try: print(type(sql_linkstate.{asked}).__name__.removesuffix('Meta').replace('ABC', 'type'))",
+        "except AttributeError: print('AttributeError')",
+    ]
+
+    assert said(lines) == f"{answer}\n"
 
 
 @pytest.mark.parametrize("place", [("fake_flower", "missing"), ("fake_flower", "moved")])
