@@ -48,10 +48,11 @@ def place(tmp_path_factory):
 
 
 def seconds_of_children(program, line):
-    """CPU time of ended children of the process that runs `line` below a program."""
-    (process,) = (one for one, found in program.below().items() if line in found and "keeper.py" not in found)
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    """CPU time of ended children of the process that runs `line` below a program, forks of itself among them."""
+    found = {one for one, words in program.below().items() if line in words and "keeper.py" not in words}
+    fields = {one: Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in found}
+    (process,) = (one for one in found if int(fields[one][1]) not in found)
+    return (int(fields[process][13]) + int(fields[process][14])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.fixture(scope="module")
