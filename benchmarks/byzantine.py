@@ -41,8 +41,9 @@ from fedmb.training.parameters import initial_arrays
 from fedmb.training.recipe import Training
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from flwr.app import Message
     from flwr.serverapp.strategy import Strategy
 
 CLIENTS, BAD, CLASSES = 10, 2, 10
@@ -65,6 +66,15 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     FLOWER + "MultiKrum": lambda: flowers.MultiKrum(num_malicious_nodes=BAD, num_nodes_to_select=CLIENTS - BAD),
     FLOWER + "Bulyan": lambda: flowers.Bulyan(num_malicious_nodes=1),  # two would need eleven clients
 }
+
+
+class InOrder(InProcessGrid):
+    """Asks nodes in the order of their ids, whatever order a strategy draws: who knows what others sent comes last."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies, in that order."""
+        waiting = [(self._pushed[one].metadata.dst_node_id, one) for one in message_ids if one in self._pushed]
+        return super().pull_messages([one for _, one in sorted(waiting)])
 
 
 def trainers(alpha: float, attack: str, seed: int, steps: int) -> dict[str, LocalUpdate]:
@@ -90,7 +100,7 @@ def accuracy(make: Callable[[], Strategy], alpha: float, attack: str, seed: int,
     else:
         clients = with_bad_clients(clients, names[-BAD:], ATTACKS.get(attack), seed=seed)
     app = client_app(lambda context: clients[context.node_config["client"]])
-    grid = InProcessGrid(app, {2 + k: {"client": name} for k, name in enumerate(clients)})
+    grid = InOrder(app, {2 + k: {"client": name} for k, name in enumerate(clients)})
     loop = RoundLoop(grid, make(), Rounds(count=rounds), on_round=lambda *_: None)
     state = loop.run(ServerState(0, initial_arrays(Digits(), seed), seed=seed))
     return scorer(Digits(), {"": Digits().test_rows()})(state)["accuracy"]

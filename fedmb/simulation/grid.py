@@ -27,9 +27,7 @@ _CLIENT_FAILED = 0  # Flower's ErrorCode.UNKNOWN, used for an exception out of a
 
 
 class InProcessGrid(Grid):
-    """Runs each message's ClientApp in this process when its reply is pulled, in the order of node ids.
-
-    Flower's strategies push in an order that is drawn anew each time; no simulation depends on it.
+    """Runs each message's ClientApp in this process when its reply is pulled, in the order of pushing.
 
     Args:
         app: the ClientApp that every node runs.
@@ -99,9 +97,9 @@ class InProcessGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies to the given messages; each message is answered once."""
-        found = [message for message_id in message_ids if (message := self._pushed.get(message_id)) is not None]
-        for message in sorted(found, key=lambda one: one.metadata.dst_node_id):
-            if self._pushed.pop(message.metadata.message_id, None) is not None:  # nor withdrawn since
+        for message_id in message_ids:
+            message = self._pushed.pop(message_id, None)
+            if message is not None:
                 yield self._reply(message)
 
     def withdraw(self, message_ids: Iterable[str]) -> Iterable[str]:
