@@ -8,7 +8,8 @@ stands between: orphans below it become its children (PR_SET_CHILD_SUBREAPER), a
 the kernel closes when fedmb ends, however it ends.
 
 Standard input closed, or the command ended: the rest is asked to end (SIGTERM) and killed after a grace period.
-SIGTERM to the keeper: everything is killed at once. Its exit code is the command's.
+SIGTERM to the keeper, or the command was killed: everything is killed at once; a process of Flower's for a message that
+is asked to end says that it failed, and its SuperNode waits for ever for the answer. Its exit code is the command's.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def main(command: list[str]) -> int:
         if woken in ready:
             os.read(woken, 4096)
         _reap(ended)
+    killed = killed or os.WIFSIGNALED(ended.get(child, 0))
     deadline = time.monotonic() + GRACE_SECONDS
     told: set[int] = set()
     while rest := _descendants():

@@ -98,6 +98,16 @@ def test_what_a_child_leaves_behind_when_it_ends_is_ended(start):
     assert not any(map(alive, processes))
 
 
+def test_what_a_child_leaves_behind_when_it_is_killed_is_killed_at_once(start):
+    child, processes = start("deaf")
+    os.kill(processes[0], signal.SIGKILL)
+    began = time.monotonic()
+
+    until(lambda: not any(map(alive, processes)), 60)
+    assert time.monotonic() - began < GRACE_SECONDS
+    assert child.stop() == 128 + signal.SIGKILL
+
+
 def test_a_child_dies_with_its_parent(tmp_path):
     parent = (
         "import os, sys, time; from fedmb.launch.child import Child\n"

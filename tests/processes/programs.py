@@ -115,6 +115,13 @@ class Program:
         )
         return process
 
+    def forking(self, line):
+        """Id of the one process below that runs `line` and is not a fork of another one that does."""
+        found = {number for number, words in self.below().items() if line in words and "keeper.py" not in words}
+        parents = {one: int(Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[1]) for one in found}
+        (process,) = (one for one in found if parents[one] not in found)
+        return process
+
     def __enter__(self):
         return self
 

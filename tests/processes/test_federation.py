@@ -47,12 +47,10 @@ def place(tmp_path_factory):
     return folder
 
 
-def seconds_of_children(program, line):
-    """CPU time of ended children of the process that runs `line` below a program, forks of itself among them."""
-    found = {one for one, words in program.below().items() if line in words and "keeper.py" not in words}
-    fields = {one: Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in found}
-    (process,) = (one for one in found if int(fields[one][1]) not in found)
-    return (int(fields[process][13]) + int(fields[process][14])) / os.sysconf("SC_CLK_TCK")
+def seconds_of_children(process):
+    """CPU time of its children that have ended."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +80,7 @@ def federation(place):
                 found.health = [asked(metrics, path) for path in ("/healthz", "/readyz")]
                 found.second = (resumed.ended(), resumed.output, resumed.log)
             found.shown |= figures_at(one.logged("metrics=").split()[0])
-            found.forked = [seconds_of_children(client, "clients/warm.py") for client in (one, two)]
+            found.forked = [seconds_of_children(client.forking("clients/warm.py")) for client in (one, two)]
             found.slowness, began = slowness(), time.monotonic()
             for client in (one, two):
                 client.send(signal.SIGTERM)

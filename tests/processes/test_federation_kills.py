@@ -1,7 +1,7 @@
 """SIGKILL of every part of a federation while it learns: the run ends, with the bits of one that was never disturbed.
 
 One run takes all the kills. A client learns from a stream that is fed a round at a time, so every round stays open
-until it is fed: what is killed is killed in the phase that is meant, and no sleep decides. The number of kills is 11,
+until it is fed: what is killed is killed in the phase that is meant, and no sleep decides. The number of kills is 12,
 one of each kind; `make soak` raises it (FEDMB_FEDERATION_KILLS).
 """
 
@@ -40,12 +40,12 @@ from fedmb.telemetry.run_directory import RunDirectory
 from fedmb.telemetry.sinks import read_lines
 from fedmb.training.device import computing
 
-KINDS = (*POINTS, "zombie", "superlink", "trainer", "node", "client", "server")
-KILLS = int(os.environ.get("FEDMB_FEDERATION_KILLS", "11"))
+KINDS = (*POINTS, "zombie", "superlink", "trainer", "node", "warm", "client", "server")
+KILLS = int(os.environ.get("FEDMB_FEDERATION_KILLS", "12"))
 PLAN = [KINDS[number % len(KINDS)] for number in range(KILLS)]
-# A client that is killed, or its node, misses the round that was open; one that was asked by a killed server learns for
-# it first.
-MISSED = PLAN.count("client") + PLAN.count("node")
+# A client that is killed, its node, or what its message's process is forked from, misses the round that was open; one
+# that was asked by a killed server learns for it first.
+MISSED = sum(map(PLAN.count, ("client", "node", "warm")))
 ROUNDS = KILLS + 1 + MISSED + PLAN.count("wait")
 RESTARTED = (*POINTS, "zombie", "superlink")  # by the server that started them
 SEED, STEPS, BATCH, ROWS_PER_RECORD = 5, 4, 16, 8
@@ -159,6 +159,10 @@ class Federation:
     def kill_node(self):
         """The SuperNode alone, while its client's trainer learns for it."""
         return self.killed(self.clients["meter"].running("flower-supernode"))
+
+    def kill_warm(self):
+        """What the process of a client's message is forked from, while its trainer learns for that."""
+        return self.killed(self.clients["meter"].forking("clients/warm.py"))
 
     def kill_trainer(self):
         log = self.clients["meter"].log
