@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from contextlib import nullcontext
+from threading import Event
 from typing import TYPE_CHECKING, Self
 
 from fedmb.access.server_clock import following
@@ -21,7 +22,6 @@ from fedmb.telemetry.run_directory import locked, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from threading import Event
 
     from fedmb.federation.client_settings import ClientSettings
     from fedmb.launch.endpoint import Server
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 SHORT_LIFE_SECONDS = 10.0  # a SuperNode that was started wrongly ends sooner: it takes 2 to 4 s to connect
 SHORT_LIVES = 3  # in a row, before starting it again is given up; one may be a server that is another now
 AGAIN_SECONDS = 0.2  # before it is started again; each new server waits for its clients' SuperNodes
+LOOK_SECONDS = 0.5  # between two looks at whether the process that messages' are forked from was lost
+HANDED_OVER_SECONDS = 2.0  # for a reply that a message's process had handed over to reach the server
 PROBE_SECONDS = 5.0  # between two looks at whether the server answers; the SuperNode says nothing while it does not
 HEARD_SECONDS = 1.0  # a server looks for replies as often: with a key the next SuperNode is the same node, as if online
 FORGOTTEN_SECONDS = 65.0  # until Flower misses a node that nobody said goodbye for; its key lets no other in before
@@ -78,6 +80,7 @@ class Node:
             "trainer", commands.trainer(file), self._environment, on_restart=lambda: standing.restarted("trainer")
         )
         self._trainer = trainer if settings.resident else None
+        self._lost = Event()
         self._warm = self._waiting(home) if settings.resident else None
 
     def supervise(self, stop: Event) -> None:
@@ -85,7 +88,8 @@ class Node:
 
         A SuperNode waits for a server that went away and ends when another one, that does not know it, takes its
         place. So it is started again for every run of `fedmb server`. One that was killed could say no goodbye; that is
-        said before the next is started, so that no round waits for it.
+        said before the next is started, so that no round waits for it. One that has lost a message's process is killed:
+        Flower's waits for the answer, for a minute or, if that process was just sending it, for ever.
 
         Raises:
             AccessDenied: the server does not let this client in, or the client does not trust the server.
@@ -100,7 +104,7 @@ class Node:
         folder.mkdir(exist_ok=True)
         for name, lasting in FORKED.items():
             caller(folder / name, folder, commands.starter(home, name), lasting=lasting)
-        return KeptRunning("warm", commands.warm(folder), commands.environment(home))
+        return KeptRunning("warm", commands.warm(folder), commands.environment(home), on_restart=self._lost.set)
 
     def _supervise_node(self, stop: Event) -> None:
         short_lives, patient_until = 0, 0.0
@@ -150,8 +154,12 @@ class Node:
     def _watched_end(self, child: Child, stop: Event) -> int | None:
         """The SuperNode's exit code; None once we are to stop. Asks now and then whether the server answers."""
         asked = time.monotonic()
-        while (code := child.wait(stop, seconds=PROBE_SECONDS)) is None and not stop.is_set():
+        self._lost.clear()
+        while (code := child.wait(stop, seconds=LOOK_SECONDS)) is None and not stop.is_set():
             self._standing.beat()
+            if self._lost.is_set() and not stop.wait(HANDED_OVER_SECONDS):
+                log.warning("node killed, it may have lost the process of a message")
+                child.kill()
             if time.monotonic() - asked >= PROBE_SECONDS:
                 self._probe()
                 asked = time.monotonic()

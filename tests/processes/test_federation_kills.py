@@ -162,7 +162,10 @@ class Federation:
 
     def kill_warm(self):
         """What the process of a client's message is forked from, while its trainer learns for that."""
-        return self.killed(self.clients["meter"].forking("clients/warm.py"))
+        found = [one for one, line in self.clients["meter"].below().items() if "clients/warm.py" in line]
+        at = self.killed(self.clients["meter"].forking("clients/warm.py"))
+        until(lambda: not any(map(command_line, found)), 60, lambda: str(found))
+        return at
 
     def kill_trainer(self):
         log = self.clients["meter"].log
