@@ -80,13 +80,14 @@ def flower_rounds(place: Path, rows: list[Path], rounds: int, steps: int) -> lis
         def start(command: list[str]) -> Child:
             return running.enter_context(Child(command, environment=environment, output=log))
 
-        start(commands.superlink(listen.host, listen.port))
+        start(commands.superlink(listen.host, listen.port, commands.executable("flower-superlink")))
         until(lambda: healthy(listen.own_address), "the SuperLink")
         for node, file in enumerate(rows):
             config = home / f"node-{node}.toml"
             config.write_text(f"rows = {value_text(file)}\n")
             port = usable_port("127.0.0.1", 0)
-            start(commands.supernode(Server(listen.own_address), port=port, node_config=config))
+            program = commands.executable("flower-supernode")  # Flower's own, not what ours are started by
+            start(commands.supernode(Server(listen.own_address), port=port, node_config=config, program=program))
         app = str(ROOT / "benchmarks" / "flower-app")
         start([commands.executable("flwr"), "run", app, "bench", "--run-config", str(run)])
         until(
