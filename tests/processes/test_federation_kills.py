@@ -162,10 +162,8 @@ class Federation:
 
     def kill_warm(self):
         """What the process of a client's message is forked from, while its trainer learns for that."""
-        found = [one for one, line in self.clients["meter"].below().items() if "clients/warm.py" in line]
-        at = self.killed(self.clients["meter"].forking("clients/warm.py"))
-        until(lambda: not any(map(command_line, found)), 60, lambda: str(found))
-        return at
+        forks = [one for one, line in self.clients["meter"].below().items() if "clients/warm.py" in line]
+        return self.killed(self.clients["meter"].forking("clients/warm.py"), forks)
 
     def kill_trainer(self):
         log = self.clients["meter"].log
@@ -181,15 +179,15 @@ class Federation:
         self.start_server()
         return at
 
-    def killed(self, process):
-        self.dead = process
+    def killed(self, process, others=()):
+        """When it was; the others are gone then too."""
+        self.dead, at = process, time.monotonic()
         os.kill(process, signal.SIGKILL)
-        return time.monotonic()
+        until(lambda: not any(map(command_line, others)), 60, lambda: str(others))
+        return at
 
     def killed_with_all(self, program):
-        below = program.below()
-        at = self.killed(program.process.pid)
-        until(lambda: not any(map(command_line, below)), 60, lambda: str(below))
+        at = self.killed(program.process.pid, program.below())
         program.process.wait()
         return at
 
