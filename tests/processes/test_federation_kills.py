@@ -65,11 +65,10 @@ class Federation:
         self.writer, self.rows, self.records = self.log.writer("rows", 0), Digits().train_rows(), 0
         self.codec, self.fed, self.dead = PackedCodec(Digits.schema), 0, 0
         self.pause_file = place / "pause"
-        app = place / "app"
         for folder in ("clients", "server"):
-            shutil.copytree(ROOT / folder, app / folder, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(Path(__file__).with_name("pause_points.py"), app / "server")
-        with (app / "server" / "app.py").open("a") as file:
+            shutil.copytree(ROOT / folder, place / "app" / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(Path(__file__).with_name("pause_points.py"), place / "app" / "server")
+        with (place / "app" / "server" / "app.py").open("a") as file:
             file.write("\nfrom server.pause_points import install\n\ninstall()\n")
         self.started = ExitStack()
         self.start_server()
@@ -166,8 +165,7 @@ class Federation:
         return self.killed(self.clients["meter"].forking("clients/warm.py"), forks)
 
     def kill_trainer(self):
-        log = self.clients["meter"].log
-        return self.killed(int(log.rpartition("trainer ready client=meter pid=")[2].split()[0]))
+        return self.killed(int(self.clients["meter"].log.rpartition("trainer ready client=meter pid=")[2].split()[0]))
 
     def kill_client(self):
         at = self.killed_with_all(self.clients["meter"])
