@@ -34,7 +34,8 @@ class Engine(http.client.HTTPConnection):
 
     def ask(self, method: str, path: str, body: object = None) -> object:
         """What it answers, from JSON; RuntimeError where it refuses."""
-        self.request(method, API + path, json.dumps(body), {"Content-Type": "application/json"})
+        content = None if body is None else json.dumps(body)
+        self.request(method, API + path, content, {"Content-Type": "application/json"})
         answer = self.getresponse()
         text = answer.read().decode(errors="replace")
         if answer.status >= http.HTTPStatus.BAD_REQUEST:

@@ -6,9 +6,9 @@ import os
 
 import pytest
 from hypothesis import settings
-from kafka_broker import KafkaBroker, RunningBroker
+from kafka_broker import KafkaBroker
 from programs import OF_THE_SUITE
-from shared_broker import shared_broker
+from shared_broker import RunningBroker, shared_broker
 
 # Several workers share the cores: a second thread of one waits, busily, for a core that another one has. Training in
 # ten lines takes ten times as long then. Read by torch and NumPy when they are imported.

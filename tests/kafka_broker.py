@@ -220,8 +220,12 @@ class KafkaBroker:
             self._process = None
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """SIGSTOP, until no thread runs any longer: connections stay open and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
+        tasks, stopped = Path(f"/proc/{self.pid}/task"), False
+        while not stopped:
+            with contextlib.suppress(OSError):  # a thread ended meanwhile
+                stopped = all(one.read_text().rpartition(") ")[2].startswith("T") for one in tasks.glob("*/stat"))
 
     def thaw(self) -> None:
         """SIGCONT."""
@@ -263,13 +267,6 @@ class KafkaBroker:
             "broker.heartbeat.interval.ms": "500",
             **self.settings,
         }
-
-
-@dataclass(frozen=True)
-class RunningBroker:
-    """A broker that somebody else runs, named by FEDMB_KAFKA."""
-
-    address: str
 
 
 def listens(port: int) -> bool:

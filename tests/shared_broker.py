@@ -12,15 +12,24 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kafka_broker import KafkaBroker, RunningBroker, listens
+from kafka_broker import KafkaBroker, listens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 END_SECONDS = 10.0  # for the kernel to take away a process that was killed
+
+
+@dataclass(frozen=True)
+class RunningBroker:
+    """A broker that somebody else runs, such as the one that FEDMB_KAFKA names."""
+
+    address: str
+    """host:port for clients."""
 
 
 @contextlib.contextmanager
