@@ -13,11 +13,11 @@ import fedmb.federation.client_tally
 import fedmb.federation.node_note
 import fedmb.federation.trainer_call  # noqa: F401  # these three for the app
 from fedmb.federation.flower_programs import program
-from fedmb.launch.warm import serve, waiting
+from fedmb.launch.warm import FORKED, serve, waiting
 from fedmb.telemetry.log_lines import show_log_lines
 
 if __name__ == "__main__":
     show_log_lines()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with waiting(Path(sys.argv[1])) as door:
-        serve(door, {name: program(name) for name in ("flwr-clientapp", "flower-superexec")})
+        serve(door, {name: program(name) for name in FORKED})

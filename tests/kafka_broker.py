@@ -73,11 +73,10 @@ def install_missing(program: str) -> None:
     if shutil.which(program) and (program != "java" or java_version() >= OLDEST_JAVA):
         return
     way_out = "install Java 17 or newer and Maven, or set FEDMB_KAFKA=host:port"
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
+    if not may_install():
         raise BrokerMissing(f"Apache Kafka needs {program}, which is missing or too old; {way_out}")
-    apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120"]
-    _run([*apt, "update"])
-    if not any(_run([*apt, "install", package]) for package in PACKAGES[program]):
+    apt("update")
+    if not any(apt("install", package) for package in PACKAGES[program]):
         raise BrokerMissing(f"apt-get installs none of {', '.join(PACKAGES[program])}; {way_out}")
 
 
@@ -110,7 +109,14 @@ def class_archive(libs: Path) -> Path | None:
     return archive if archive.exists() and archive.stat().st_size else None
 
 
-def _run(command: list[str]) -> bool:
+def may_install() -> bool:
+    """Whether this process may install the distribution's packages, by `apt`."""
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def apt(*words: str) -> bool:
+    """Have apt-get do something; whether it did."""
+    command = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120", *words]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     return not subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=environment).returncode
 

@@ -15,7 +15,7 @@ from fedmb.federation.node_note import forget_node, noted_node
 from fedmb.launch import commands
 from fedmb.launch.child import Child
 from fedmb.launch.kept_running import KeptRunning
-from fedmb.launch.warm import caller
+from fedmb.launch.warm import FORKED, caller
 from fedmb.settings import to_toml
 from fedmb.settings.toml import value_text
 from fedmb.telemetry.run_directory import locked, write_atomically
@@ -39,8 +39,6 @@ HEARD_SECONDS = 1.0  # a server looks for replies as often: with a key the next 
 FORGOTTEN_SECONDS = 65.0  # until Flower misses a node that nobody said goodbye for; its key lets no other in before
 KILLED = 128  # what a keeper's exit code is above where a signal ended the program
 WARM = "warm"  # folder in Flower's directory where the process waits that messages' are forked from
-# What Flower starts for each message, and what starts that, for as long as the SuperNode lives.
-FORKED = {"flwr-clientapp": False, "flower-superexec": True}
 PARTS = ("node", "trainer")  # what may be started again
 
 

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 1 << 22  # of arguments and environment, of which Linux takes 2 MiB
 STREAMS = 3  # input, output, errors
 CALL_SECONDS = 5.0  # for a caller to say what it wants, which takes it a millisecond
+# What Flower starts for each message, and what starts that: whether it lasts as long as the SuperNode.
+FORKED = {"flwr-clientapp": False, "flower-superexec": True}
 _CALL = Path(__file__).with_name("warm_call.py")
 
 

@@ -24,21 +24,18 @@ NO_ANSWER = 1  # exit code where the warm process was killed with the command
 
 def main(folder: str, command: list[str], *, lasting: bool = False) -> int:
     """Exit code of the command, run over there."""
+    code = handed_over(folder, command)
+    if code is None or (lasting and not code):
+        os.execv(command[0], command)  # noqa: S606  # no shell on purpose
+    return code[0] if code else NO_ANSWER
+
+
+def handed_over(folder: str, command: list[str]) -> bytes | None:
+    """The command's exit code, in a byte; empty where the process that waited was killed, None where none waits."""
     try:
         line = called(folder)
     except OSError:
-        code = b""
-    else:
-        code = handed_over(line, command)
-        if not (code or lasting):
-            return NO_ANSWER
-    if not code:
-        os.execv(command[0], command)  # noqa: S606  # no shell on purpose
-    return code[0]
-
-
-def handed_over(line: socket.socket, command: list[str]) -> bytes:
-    """The command's exit code, in a byte; none where the process that waited was killed."""
+        return None
     with line:
         told = {
             "command": command,

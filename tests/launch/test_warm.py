@@ -10,8 +10,7 @@ import pytest
 from programs import environment, until
 
 from fedmb.launch import commands
-from fedmb.launch.node import FORKED
-from fedmb.launch.warm import SOCKET, caller
+from fedmb.launch.warm import FORKED, SOCKET, caller
 
 WARM = """
 import os, pathlib, sys, time

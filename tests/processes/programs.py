@@ -51,6 +51,11 @@ def environment(**more):
     return {name: value for name, value in os.environ.items() if name not in own} | {"PYTHONPATH": str(ROOT)} | more
 
 
+def parent(process):
+    """Id of the process that it is a child of."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 class Program:
     """`fedmb ARGUMENTS` in the folder `place`, with `more` in its environment, its output in files there."""
 
@@ -100,7 +105,7 @@ class Program:
         for entry in Path("/proc").iterdir():
             try:
                 if entry.name.isdecimal():
-                    parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    parents[int(entry.name)] = parent(entry.name)
             except OSError:
                 continue
         found = {self.process.pid}
@@ -118,8 +123,7 @@ class Program:
     def forking(self, line):
         """Id of the one process below that runs `line` and is not a fork of another one that does."""
         found = {number for number, words in self.below().items() if line in words and "keeper.py" not in words}
-        parents = {one: int(Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[1]) for one in found}
-        (process,) = (one for one in found if parents[one] not in found)
+        (process,) = (one for one in found if parent(one) not in found)
         return process
 
     def __enter__(self):

@@ -1,9 +1,10 @@
 """Programs whose wall clock is fast or slow: wrong_clock.c, compiled for a test, stands before their libc."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
+
+from kafka_broker import apt, may_install
 
 SOURCE = Path(__file__).with_name("wrong_clock.c")
 
@@ -23,9 +24,7 @@ def clock(seconds, folder):
 
 
 def _have_compiler():
-    if shutil.which("cc") is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120"]
-        for words in (["update"], ["install", "gcc", "libc6-dev"]):
-            quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            subprocess.run([*apt, *words], check=False, stdout=subprocess.DEVNULL, env=quiet)
+    if shutil.which("cc") is None and may_install():
+        apt("update")
+        apt("install", "gcc", "libc6-dev")
     assert shutil.which("cc"), "a program with a wrong clock takes a C compiler, which is missing; install gcc"
